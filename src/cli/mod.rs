@@ -1,0 +1,7 @@
+//! The tool: one file a verb.
+
+use std::process::ExitCode;
+
+pub fn main() -> ExitCode {
+    ExitCode::from(2)
+}

@@ -1,0 +1,105 @@
+//! What the engine decides, and what it is told.
+
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+
+use super::jail::Scope;
+use crate::event::words;
+use crate::time::Timestamp;
+
+words! {
+    Verb {
+        Ban = "ban",
+        Unban = "unban",
+        Lock = "lock",
+        Unlock = "unlock",
+        Hold = "hold",
+        Release = "release",
+        Alert = "alert",
+    }
+}
+
+/// One decision. The shell hands it to the ledger's store, the enforcers and the log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// Deterministic: the same lines give the same id, so nothing is done twice.
+    pub id: u64,
+    pub time: Timestamp,
+    pub verb: Verb,
+    pub subject: Subject,
+    /// Of a ban.
+    pub scope: Scope,
+    /// [`Timestamp::NEVER`]: for ever.
+    pub until: Timestamp,
+    /// The jail, or `manual`.
+    pub jail: String,
+    /// One sentence: what was seen.
+    pub reason: String,
+    pub cause: Cause,
+    /// The jail only observes: log it, enforce nothing.
+    pub observed: bool,
+    pub evidence: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Subject {
+    Net(IpNetwork),
+    Account(String),
+}
+
+words! {
+    /// Who asked for it.
+    Cause {
+        Engine = "engine",
+        Operator = "operator",
+        /// Another mail host.
+        Fleet = "fleet",
+    }
+}
+
+/// A ban in force.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ban {
+    pub id: u64,
+    pub net: IpNetwork,
+    pub scope: Scope,
+    pub since: Timestamp,
+    pub until: Timestamp,
+    pub jail: String,
+    pub reason: String,
+    pub cause: Cause,
+    /// How many bans of this subject came before, within the memory.
+    pub earlier: u32,
+    pub evidence: Vec<String>,
+}
+
+/// What an operator asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    Ban {
+        net: IpNetwork,
+        duration: Option<Duration>,
+        scope: Scope,
+        reason: String,
+        force: bool,
+    },
+    Unban {
+        net: IpNetwork,
+    },
+    UnbanAll,
+    /// Takes back every decision since then.
+    Undo {
+        since: Timestamp,
+    },
+}
+
+/// What came of a [`Command`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    Done { changed: usize },
+    Refused(String),
+    NotFound,
+}

@@ -1,0 +1,208 @@
+//! A jail: which events, keyed by what, measured how, over which window, up to which limit, then what.
+//!
+//! These are the resolved types: no illegal state has a value. `config/` makes them from `jail.d/*.toml`.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+
+use crate::event::{EventKind, Reason, Service, words};
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Jail {
+    pub name: String,
+    pub mode: Mode,
+    pub on: Vec<EventKind>,
+    /// Names of filters; empty: any.
+    pub filters: Vec<String>,
+    /// All of them must hold.
+    pub conditions: Vec<Condition>,
+    /// The jail also counts weak signs.
+    pub weak: bool,
+    /// Subjects that are left alone.
+    pub unless: Unless,
+    pub key: Vec<KeyPart>,
+    pub measure: Measure,
+    pub window: Window,
+    pub findtime: Duration,
+    /// What an event adds by its reason; 1 where none is named.
+    pub weight: Vec<(Reason, u32)>,
+    /// By rising limit; never empty.
+    pub steps: Vec<Step>,
+    pub ban: BanSpec,
+    /// A success of the same (ip, account) clears that pair's failures.
+    pub forgive: bool,
+    /// By account (`name@domain`), domain (`@domain`) or class name: other limits.
+    pub overrides: HashMap<String, Override>,
+}
+
+words! {
+    Mode {
+        Enforce = "enforce",
+        /// Everything but the effect.
+        Observe = "observe",
+    }
+}
+
+/// One line of `where`. `negated` turns the answer around.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Condition {
+    pub negated: bool,
+    pub test: Test,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Test {
+    Service(Vec<Service>),
+    Reason(Vec<Reason>),
+    Ip(Vec<IpNetwork>),
+    /// Full names, or `@domain`.
+    Account(Vec<String>),
+    /// Reply codes: a number below 10 is a class (5 = 5xx).
+    Code(Vec<u16>),
+    /// The event names an account (true) or does not (false).
+    HasAccount(bool),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unless {
+    /// The address had a successful login within 30 days.
+    pub known_good: bool,
+    /// The address had a message accepted within 7 days.
+    pub accepted: bool,
+}
+
+words! {
+    KeyPart {
+        /// IPv4 address, or the IPv6 /64.
+        Ip = "ip",
+        /// IPv4 /24, IPv6 /48.
+        Network = "network",
+        Account = "account",
+        Submitter = "submitter",
+        Domain = "domain",
+        Global = "global",
+    }
+}
+
+words! {
+    /// What `distinct` tells apart.
+    Distinct {
+        Ip = "ip",
+        Network = "network",
+        Country = "country",
+        Asn = "asn",
+        Account = "account",
+        Recipient = "recipient",
+        RecipientDomain = "recipient-domain",
+        Operator = "operator",
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    Count,
+    Distinct(Distinct),
+    SumRecipients,
+    SumBytes,
+}
+
+words! {
+    Window {
+        /// Exact: the half-open span (now − findtime, now].
+        Sliding = "sliding",
+        /// Spans of findtime aligned to the epoch.
+        Fixed = "fixed",
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// Trips at the event that reaches it.
+    pub limit: u64,
+    pub score: u32,
+    pub then: Vec<Action>,
+}
+
+words! {
+    Action {
+        Ban = "ban",
+        /// Ban every stranger that added to the count.
+        BanContributors = "ban-contributors",
+        Alert = "alert",
+        Slow = "slow",
+        Hold = "hold",
+        Lock = "lock",
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BanSpec {
+    /// Of the first ban; repeated ones last longer (see `sanction`). `None`: for ever.
+    pub bantime: Option<Duration>,
+    pub scope: Scope,
+}
+
+words! {
+    /// Which ports a ban closes.
+    Scope {
+        /// 25
+        Mx = "mx",
+        /// 465 587
+        Submission = "submission",
+        /// 110 143 993 995 4190
+        Mailbox = "mailbox",
+        /// submission and mailbox
+        Auth = "auth",
+        /// mx and auth
+        Mail = "mail",
+        /// 80 443
+        Web = "web",
+        All = "all",
+    }
+}
+
+impl Scope {
+    /// The TCP ports it closes; empty for [`Scope::All`], which closes everything.
+    pub const fn ports(self) -> &'static [u16] {
+        match self {
+            Scope::Mx => &[25],
+            Scope::Submission => &[465, 587],
+            Scope::Mailbox => &[110, 143, 993, 995, 4190],
+            Scope::Auth => &[110, 143, 465, 587, 993, 995, 4190],
+            Scope::Mail => &[25, 110, 143, 465, 587, 993, 995, 4190],
+            Scope::Web => &[80, 443],
+            Scope::All => &[],
+        }
+    }
+
+    /// Whether a ban of this scope keeps a client away from `service`.
+    pub const fn covers(self, service: Service) -> bool {
+        match service {
+            Service::Smtp => matches!(self, Scope::Mx | Scope::Mail | Scope::All),
+            Service::Submission => matches!(self, Scope::Submission | Scope::Auth | Scope::Mail | Scope::All),
+            Service::Imap | Service::Pop3 | Service::ManageSieve => matches!(self, Scope::Mailbox | Scope::Auth | Scope::Mail | Scope::All),
+            Service::Webmail => matches!(self, Scope::Web | Scope::All),
+            Service::Ssh | Service::Other => matches!(self, Scope::All),
+        }
+    }
+}
+
+/// Another limit for one account, domain or class.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Override {
+    /// Multiplies every limit of the jail; `None`: unchanged.
+    pub factor: Option<f64>,
+    pub limit: Option<u64>,
+    pub exempt: bool,
+    pub class: Option<String>,
+}
+
+impl Jail {
+    /// What names the jail's table: limits may change on reload with the history kept, these may not.
+    pub fn identity(&self) -> String {
+        format!("{:?} {:?} {:?} {:?} {:?} {:?}", self.on, self.filters, self.conditions, self.key, self.measure, self.window)
+    }
+}

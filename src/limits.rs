@@ -1,0 +1,37 @@
+//! Every cap in one place. Reaching one is counted and shown in `status`; none of them stops the daemon.
+
+/// Longest line that is looked at; the rest of a longer one is cut off and the cut counted. Postfix cuts at 2,000 bytes,
+/// rsyslog at 8 KiB.
+pub const LINE_BYTES_MAX: usize = 8 * 1024;
+/// Events or lines that the core handles before it looks at its other inputs.
+pub const BATCH_EVENTS_MAX: usize = 256;
+/// Keys in one table of a jail.
+pub const KEYS_PER_TABLE_MAX: usize = 4_000_000;
+/// Shards of a table, so that no single growth takes long.
+pub const TABLE_SHARDS: usize = 256;
+/// Distinct values remembered for one key of a `distinct` jail.
+pub const DISTINCT_PER_KEY_MAX: usize = 4_096;
+/// Messages (queue ids) followed at once.
+pub const MESSAGES_MAX: usize = 400_000;
+/// Bans in force at once.
+pub const BANS_MAX: usize = 2_000_000;
+/// Elements of one nftables set.
+pub const SET_ELEMENTS_MAX: u32 = 2_097_152;
+/// Elements written to the kernel in one slice of a bulk load.
+pub const BULK_ELEMENTS_MAX: usize = 500;
+/// Bytes of one netlink batch; the default socket buffer takes 212,992 less the kernel's overhead.
+pub const NETLINK_BATCH_BYTES_MAX: usize = 128 * 1024;
+/// Lines of evidence kept with a decision.
+pub const EVIDENCE_LINES_MAX: usize = 10;
+/// Bytes of one line of evidence.
+pub const EVIDENCE_LINE_BYTES_MAX: usize = 400;
+/// Longest account name; a longer one is cut and never equals a whole name.
+pub const ACCOUNT_BYTES_MAX: usize = 255;
+/// Decisions waiting for the core to pick them up.
+pub const DECISIONS_PENDING_MAX: usize = 1_000_000;
+/// Jails in one configuration.
+pub const JAILS_MAX: usize = 256;
+/// Bytes of one request on the control socket.
+pub const CONTROL_REQUEST_BYTES_MAX: usize = 1 << 20;
+/// Control connections served at once.
+pub const CONTROL_CONNECTIONS_MAX: usize = 64;

@@ -1,0 +1,143 @@
+//! Stage 2, line → parsed line. Pure: no I/O, no clock.
+//!
+//! **Invariant:** what an attacker writes into a line (HELO, addresses, login names, reverse names, remote replies) never
+//! becomes the client address or the account of another one. Every pattern is anchored at both ends and reads by position.
+
+use std::net::IpAddr;
+
+use crate::event::words;
+use crate::event::{DeliveryStatus, EventKind, Reason, Service};
+use crate::time::Timestamp;
+
+words! {
+    /// What kind of line a pattern recognises: an event in itself, or a piece that `correlate` joins.
+    LineKind {
+        AuthFailure = "auth-failure",
+        AuthSuccess = "auth-success",
+        Reject = "reject",
+        ProtocolAbuse = "protocol-abuse",
+        Delivery = "delivery",
+        SpamVerdict = "spam-verdict",
+        Connect = "connect",
+        Disconnect = "disconnect",
+        /// smtpd `QID: client=…` (with a login it is an auth-success as well).
+        Client = "client",
+        /// pickup `QID: uid=… from=…`.
+        Pickup = "pickup",
+        /// cleanup `QID: message-id=…`.
+        MessageId = "message-id",
+        /// qmgr `QID: from=…, size=…, nrcpt=… (queue active)`.
+        Active = "active",
+        /// qmgr `QID: removed` and everything else that ends a queue id.
+        Removed = "removed",
+        /// bounce `QID: sender non-delivery notification: QID2`.
+        Bounce = "bounce",
+        /// smtpd `proxy-accept: … queued as QID`.
+        ProxyAccept = "proxy-accept",
+        /// Known and of no consequence.
+        Noise = "noise",
+    }
+}
+
+words! {
+    /// A piece of a line that a pattern names. In a template it is written `<name>`.
+    Field {
+        ClientName = "client-name",
+        Account = "account",
+        Mechanism = "mechanism",
+        Session = "session",
+        QueueId = "queue-id",
+        /// `orig_queue_id=`: the id before a content filter.
+        OrigQueueId = "orig-queue-id",
+        /// The second queue id of a line: a bounce's own, or "queued as" of a proxy.
+        OtherQueueId = "other-queue-id",
+        MessageId = "message-id",
+        Sender = "sender",
+        Recipient = "recipient",
+        OrigRecipient = "orig-recipient",
+        Helo = "helo",
+        Relay = "relay",
+        Dsn = "dsn",
+        Status = "status",
+        /// Free text: the cause of a failure, a server's reply.
+        Text = "text",
+    }
+}
+pub const FIELDS: usize = Field::ALL.len();
+
+/// A range of bytes of one line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    pub start: u16,
+    pub len: u16,
+}
+
+/// One recognised line. `Copy`, no allocation: its texts are ranges of the line it was parsed from.
+#[derive(Clone, Copy, Debug)]
+pub struct Parsed {
+    pub time: Timestamp,
+    /// Which pattern recognised it: index into the filter set's patterns.
+    pub pattern: u16,
+    pub kind: LineKind,
+    pub service: Service,
+    pub reason: Reason,
+    /// Says again what another line tells.
+    pub restates: bool,
+    /// A sign, not an offence.
+    pub weak: bool,
+    /// The failures that the line stands for; 1 unless it says otherwise.
+    pub count: u32,
+    pub client: Option<IpAddr>,
+    /// SMTP reply code, 0 when there is none.
+    pub code: u16,
+    pub status: Option<DeliveryStatus>,
+    pub pid: u32,
+    /// `uid=` of a pickup line.
+    pub uid: Option<u32>,
+    /// The sender's uid as an annotating relay (rsyslog's `$!uid`) put it in front of the message.
+    pub sender_uid: Option<u32>,
+    /// nrcpt of a queue-active line.
+    pub recipients: u32,
+    pub bytes: u64,
+    pub host: Span,
+    /// The syslog tag, such as `postfix/submission/smtpd`.
+    pub program: Span,
+    /// Where the message starts in the line.
+    pub message: Span,
+    fields: [Span; FIELDS],
+    present: u32,
+}
+
+impl Parsed {
+    /// The text of `field` in `line`, the line that this was parsed from.
+    pub fn text<'a>(&self, line: &'a [u8], field: Field) -> Option<&'a [u8]> {
+        let index = field as usize;
+        if self.present & (1 << index) == 0 { None } else { Some(slice(line, self.fields[index])) }
+    }
+
+    pub fn set(&mut self, field: Field, span: Span) {
+        self.fields[field as usize] = span;
+        self.present |= 1 << field as usize;
+    }
+}
+
+/// The bytes of `span`; empty where it does not fit.
+pub fn slice(line: &[u8], span: Span) -> &[u8] {
+    let start = usize::from(span.start);
+    line.get(start..start + usize::from(span.len)).unwrap_or_default()
+}
+
+impl LineKind {
+    /// The event that such a line is by itself, if any.
+    pub const fn event(self) -> Option<EventKind> {
+        match self {
+            LineKind::AuthFailure => Some(EventKind::AuthFailure),
+            LineKind::AuthSuccess => Some(EventKind::AuthSuccess),
+            LineKind::Reject => Some(EventKind::Reject),
+            LineKind::ProtocolAbuse => Some(EventKind::ProtocolAbuse),
+            LineKind::Delivery => Some(EventKind::Delivery),
+            LineKind::SpamVerdict => Some(EventKind::SpamVerdict),
+            _ => None,
+        }
+    }
+}
