@@ -96,11 +96,11 @@ impl FilterSet {
         };
         let blank = parsed.save();
         for &form in table.candidates(message, queue_id) {
-            parsed.restore(blank);
             if self.try_form(form, line, start, queue_id, parsed, scratch).is_none() {
                 self.complete(form, line, parsed);
                 return true;
             }
+            parsed.restore(blank);
         }
         false
     }

@@ -1,12 +1,12 @@
 //! Walks a template over a message, from its first byte to its last. No allocation; every free text is found by `memchr`, and
 //! the ways to read a line are capped by [`STEPS_MAX`].
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use memchr::{memchr, memchr2, memrchr};
 
 use super::template::{Class, Op, Slot};
-use super::{Field, Parsed, Span};
+use super::{Field, Parsed, Span, ip};
 use crate::event::DeliveryStatus;
 
 /// Steps of one try. A line written to be read in a thousand ways is not recognised.
@@ -61,7 +61,31 @@ impl<'a> Matcher<'a> {
                 return at == self.line.len() || self.fail(index, at);
             };
             let next = match op {
-                Op::Literal(literal) => self.rest(at).starts_with(literal).then(|| at + literal.len()),
+                Op::Literal(literal) => starts_with(self.rest(at), literal).then(|| at + literal.len()),
+                Op::Free { field, class, last } => match ops.get(index + 1) {
+                    Some(Op::Literal(literal)) if !*last => {
+                        let end = self.free(*field, *class, at, literal, index + 2 == ops.len());
+                        index += usize::from(end.is_some());
+                        end
+                    }
+                    Some(Op::Literal(_)) => return self.free_last(ops, index, at),
+                    _ => return self.free_before_group(ops, index, index + 1, at),
+                },
+                Op::Optional { end } => {
+                    // Most groups are missing, and their first literal shows it.
+                    let absent = matches!(ops.get(index + 1), Some(Op::Literal(literal)) if !starts_with(self.rest(at), literal));
+                    if absent {
+                        self.fail(index + 1, at);
+                    } else {
+                        let kept = self.parsed.save();
+                        if self.run(ops, index + 1, at) {
+                            return true;
+                        }
+                        self.parsed.restore(kept);
+                    }
+                    index = *end;
+                    continue;
+                }
                 Op::Client => self.client(at),
                 Op::Ip => self.ip(at),
                 Op::QueueId(field) => self.queue_id(*field, at),
@@ -74,16 +98,6 @@ impl<'a> Matcher<'a> {
                 Op::Commands => self.commands(at),
                 Op::Rest => Some(self.line.len()),
                 Op::Reply => find(self.rest(at), b"; from=<").is_none().then_some(self.line.len()),
-                Op::Free { .. } => return self.free(ops, index, index + 1, at),
-                Op::Optional { end } => {
-                    let kept = self.parsed.save();
-                    if self.run(ops, index + 1, at) {
-                        return true;
-                    }
-                    self.parsed.restore(kept);
-                    index = *end;
-                    continue;
-                }
             };
             match next {
                 Some(position) => at = position,
@@ -93,42 +107,46 @@ impl<'a> Matcher<'a> {
         }
     }
 
-    /// Free text at `at` whose end the step `next` tells, and everything behind it.
-    fn free(&mut self, ops: &[Op], index: usize, next: usize, at: usize) -> bool {
-        let Some(Op::Free { field, class, last }) = ops.get(index) else {
+    /// Free text at `at` that ends at `literal`: where the literal ends. `closes`: it is the last of the template.
+    fn free(&mut self, field: Option<Field>, class: Class, at: usize, literal: &[u8], closes: bool) -> Option<usize> {
+        let text = self.rest(at);
+        let length = match class {
+            Class::Any if closes => end_of(text, literal),
+            Class::Any => find(text, literal),
+            Class::NoSpace => word(text, literal),
+            Class::Longest => longest(text, literal),
+            Class::Address => address(text, literal),
+        }?;
+        self.note(field, at, at + length);
+        Some(at + length + literal.len())
+    }
+
+    /// Free text behind which an optional group or the end of the template stands (at `next`), and everything behind it.
+    fn free_before_group(&mut self, ops: &[Op], index: usize, next: usize, at: usize) -> bool {
+        let Some(Op::Free { field, class, .. }) = ops.get(index) else {
             return false;
         };
         match ops.get(next) {
             None => self.take(*field, *class, at, self.line.len()) || self.fail(index, at),
-            Some(Op::Literal(literal)) if *last => self.last(ops, index, next, at, literal),
-            Some(Op::Literal(literal)) => {
-                let ends = next + 1 == ops.len();
-                let stop = match class {
-                    Class::Any if ends => end_of(self.rest(at), literal),
-                    Class::Any | Class::NoSpace => find(self.rest(at), literal),
-                    Class::Longest => longest(self.rest(at), literal),
-                    Class::Address => address(self.rest(at), literal),
-                };
-                match stop {
-                    Some(length) if self.take(*field, *class, at, at + length) => self.run(ops, next + 1, at + length + literal.len()),
-                    _ => self.fail(index, at),
-                }
-            }
+            Some(Op::Literal(literal)) => match self.free(*field, *class, at, literal, next + 1 == ops.len()) {
+                Some(end) => self.run(ops, next + 1, end),
+                None => self.fail(index, at),
+            },
             Some(Op::Optional { end }) => {
                 let kept = self.parsed.save();
-                if self.free(ops, index, next + 1, at) {
+                if self.free_before_group(ops, index, next + 1, at) {
                     return true;
                 }
                 self.parsed.restore(kept);
-                self.free(ops, index, *end, at)
+                self.free_before_group(ops, index, *end, at)
             }
             Some(_) => self.fail(index, at),
         }
     }
 
-    /// The last place of `literal` from which the rest fits.
-    fn last(&mut self, ops: &[Op], index: usize, next: usize, at: usize, literal: &[u8]) -> bool {
-        let Some(Op::Free { field, class, .. }) = ops.get(index) else {
+    /// Free text that ends at the last place of the literal behind it from which the rest of the template fits.
+    fn free_last(&mut self, ops: &[Op], index: usize, at: usize) -> bool {
+        let (Some(Op::Free { field, class, .. }), Some(Op::Literal(literal))) = (ops.get(index), ops.get(index + 1)) else {
             return false;
         };
         let kept = self.parsed.save();
@@ -137,7 +155,7 @@ impl<'a> Matcher<'a> {
             let Some(length) = self.line.get(at..limit).and_then(|text| rfind(text, literal)) else {
                 break;
             };
-            if self.take(*field, *class, at, at + length) && self.run(ops, next + 1, at + length + literal.len()) {
+            if self.take(*field, *class, at, at + length) && self.run(ops, index + 2, at + length + literal.len()) {
                 return true;
             }
             self.parsed.restore(kept);
@@ -148,17 +166,22 @@ impl<'a> Matcher<'a> {
 
     /// Notes a value if its bytes are such as the class allows.
     fn take(&mut self, field: Option<Field>, class: Class, start: usize, end: usize) -> bool {
-        let value = self.line.get(start..end).unwrap_or_default();
-        if matches!(class, Class::NoSpace | Class::Longest) && memchr(b' ', value).is_some() {
+        if matches!(class, Class::NoSpace | Class::Longest) && memchr(b' ', self.line.get(start..end).unwrap_or_default()).is_some() {
             return false;
         }
-        match field {
-            // What the client did not tell is no account.
-            Some(Field::Account) if value.is_empty() || value == b"(unavailable)" => {}
-            Some(field) => self.parsed.set(field, span(start, end)),
-            None => {}
-        }
+        self.note(field, start, end);
         true
+    }
+
+    fn note(&mut self, field: Option<Field>, start: usize, end: usize) {
+        let Some(field) = field else {
+            return;
+        };
+        // What the client did not tell is no account.
+        if field == Field::Account && (start == end || self.line.get(start..end) == Some(b"(unavailable)")) {
+            return;
+        }
+        self.parsed.set(field, span(start, end));
     }
 
     /// `name[addr]` or `name[addr]:port`. Postfix lets only host name bytes into a name, so it cannot forge an address.
@@ -168,12 +191,20 @@ impl<'a> Matcher<'a> {
         if name == 0 || text[name] != b'[' {
             return None;
         }
-        let close = memchr(b']', text)?;
-        let address = &text[name + 1..close];
-        self.parsed.client = match parse_ip(address) {
-            Some(ip) => Some(ip),
-            None if address == b"unknown" || is_scoped(address) => None,
-            None => return None,
+        let close = match ip::ipv4_at(&text[name + 1..]) {
+            Some((address, length)) if text.get(name + 1 + length) == Some(&b']') => {
+                self.parsed.client = Some(IpAddr::V4(address));
+                name + 1 + length
+            }
+            _ => {
+                let close = memchr(b']', text)?;
+                let address = text.get(name + 1..close)?;
+                self.parsed.client = ip::parse(address);
+                if self.parsed.client.is_none() && address != b"unknown" && !is_scoped(address) {
+                    return None;
+                }
+                close
+            }
         };
         self.parsed.set(Field::ClientName, span(at, at + name));
         let mut end = close + 1;
@@ -185,13 +216,12 @@ impl<'a> Matcher<'a> {
     }
 
     fn ip(&mut self, at: usize) -> Option<usize> {
-        let length = self.rest(at).iter().take_while(|byte| byte.is_ascii_hexdigit() || matches!(byte, b'.' | b':')).count();
-        let mut length = length;
+        let mut length = self.rest(at).iter().take_while(|byte| byte.is_ascii_hexdigit() || matches!(byte, b'.' | b':')).count();
         // A colon behind an address is punctuation: `192.0.2.1: text`.
         if length > 0 && self.rest(at)[length - 1] == b':' && !self.rest(at)[..length].ends_with(b"::") {
             length -= 1;
         }
-        self.parsed.client = Some(parse_ip(&self.rest(at)[..length])?);
+        self.parsed.client = Some(ip::parse(&self.rest(at)[..length])?);
         Some(at + length)
     }
 
@@ -200,7 +230,7 @@ impl<'a> Matcher<'a> {
         if length == 0 {
             return None;
         }
-        if &self.rest(at)[..length] != b"NOQUEUE" {
+        if &self.rest(at)[..length] != NOQUEUE {
             self.parsed.set(field, span(at, at + length));
         }
         Some(at + length)
@@ -297,14 +327,47 @@ impl<'a> Matcher<'a> {
 /// The length of the queue id at the start of `text`, of `NOQUEUE`, or 0. Short ids are six or more upper-case hex digits, long
 /// ones (`enable_long_queue_ids`) digits and consonants with a `z` after ten or more.
 pub(super) fn queue_id_length(text: &[u8]) -> usize {
-    let length = text.iter().take(QUEUE_ID_MAX + 1).take_while(|byte| byte.is_ascii_alphanumeric()).count();
-    let id = &text[..length];
-    if !(6..=QUEUE_ID_MAX).contains(&length) {
-        return 0;
+    let mut length = 0;
+    let mut kinds = SHORT_ID | LONG_ID;
+    for &byte in text {
+        let kind = ID_BYTES[usize::from(byte)];
+        if kind == 0 {
+            break;
+        }
+        kinds &= kind;
+        length += 1;
+        if length > QUEUE_ID_MAX {
+            return 0;
+        }
     }
-    let is_hex = id.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F'));
-    if is_hex || id == b"NOQUEUE" || is_long_id(id) { length } else { 0 }
+    let good = match kinds & (SHORT_ID | LONG_ID) {
+        _ if length < 6 => false,
+        0 => &text[..length] == NOQUEUE,
+        LONG_ID => length > 11 && text[10..length].contains(&b'z') || &text[..length] == NOQUEUE,
+        _ => true,
+    };
+    if good { length } else { 0 }
 }
+
+const NOQUEUE: &[u8] = b"NOQUEUE";
+const ID_BYTE: u8 = 1;
+const SHORT_ID: u8 = 2;
+const LONG_ID: u8 = 4;
+
+/// Which kinds of queue id a byte can stand in.
+const ID_BYTES: [u8; 256] = {
+    let mut kinds = [0; 256];
+    let mut byte = 0u8;
+    while byte < 128 {
+        if byte.is_ascii_alphanumeric() {
+            let short = byte.is_ascii_digit() || matches!(byte, b'A'..=b'F');
+            let vowel = matches!(byte, b'A' | b'E' | b'I' | b'O' | b'U' | b'a' | b'e' | b'i' | b'o' | b'u');
+            kinds[byte as usize] = ID_BYTE | if short { SHORT_ID } else { 0 } | if vowel { 0 } else { LONG_ID };
+        }
+        byte += 1;
+    }
+    kinds
+};
 
 /// The queue id, or NOQUEUE, that a message starts with and a colon ends.
 pub(super) fn leading_queue_id(message: &[u8]) -> usize {
@@ -312,46 +375,45 @@ pub(super) fn leading_queue_id(message: &[u8]) -> usize {
     if length > 0 && message[length..].starts_with(b": ") { length } else { 0 }
 }
 
-fn is_long_id(id: &[u8]) -> bool {
-    id.len() > 11
-        && id[10..].contains(&b'z')
-        && id.iter().all(|byte| !matches!(byte, b'A' | b'E' | b'I' | b'O' | b'U' | b'a' | b'e' | b'i' | b'o' | b'u'))
+/// `text.starts_with(literal)` for the short literals of templates: two loads that overlap, without a call.
+#[inline]
+fn starts_with(text: &[u8], literal: &[u8]) -> bool {
+    let Some(text) = text.get(..literal.len()) else {
+        return false;
+    };
+    if let (Some(a), Some(b)) = (text.first_chunk::<8>(), literal.first_chunk::<8>()) {
+        if u64::from_ne_bytes(*a) != u64::from_ne_bytes(*b) {
+            return false;
+        }
+        if literal.len() > 16 {
+            return text[8..] == literal[8..];
+        }
+        matches!((text.last_chunk::<8>(), literal.last_chunk::<8>()), (Some(a), Some(b)) if u64::from_ne_bytes(*a) == u64::from_ne_bytes(*b))
+    } else if let (Some(a), Some(b), Some(c), Some(d)) = (text.first_chunk::<4>(), literal.first_chunk::<4>(), text.last_chunk::<4>(), literal.last_chunk::<4>()) {
+        u32::from_ne_bytes(*a) == u32::from_ne_bytes(*b) && u32::from_ne_bytes(*c) == u32::from_ne_bytes(*d)
+    } else {
+        text.iter().zip(literal).all(|(a, b)| a == b)
+    }
 }
 
+#[inline]
 fn is_host_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_')
+    HOST_BYTES[usize::from(byte)]
 }
+
+const HOST_BYTES: [bool; 256] = {
+    let mut allowed = [false; 256];
+    let mut byte = 0u8;
+    while byte < 128 {
+        allowed[byte as usize] = byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+        byte += 1;
+    }
+    allowed
+};
 
 /// `fe80::1%eth0`: a neighbour on the link, which is no subject.
 fn is_scoped(address: &[u8]) -> bool {
-    memchr(b'%', address).is_some_and(|place| parse_ip(&address[..place]).is_some() && address[place + 1..].iter().all(|byte| is_host_byte(*byte)))
-}
-
-/// An address as it stands in a log line. The common IPv4 form is read by hand, which is what most lines have.
-pub(super) fn parse_ip(text: &[u8]) -> Option<IpAddr> {
-    parse_ipv4(text).map(IpAddr::V4).or_else(|| crate::address::parse(text))
-}
-
-fn parse_ipv4(text: &[u8]) -> Option<Ipv4Addr> {
-    if !(7..=15).contains(&text.len()) {
-        return None;
-    }
-    let (mut address, mut octet, mut digits, mut dots) = (0u32, 0u32, 0, 0);
-    for &byte in text {
-        match byte {
-            b'0'..=b'9' if digits < 3 => {
-                octet = octet * 10 + u32::from(byte - b'0');
-                digits += 1;
-            }
-            b'.' if digits > 0 && octet < 256 && dots < 3 => {
-                address = address << 8 | octet;
-                (octet, digits) = (0, 0);
-                dots += 1;
-            }
-            _ => return None,
-        }
-    }
-    (dots == 3 && digits > 0 && octet < 256).then(|| Ipv4Addr::from(address << 8 | octet))
+    memchr(b'%', address).is_some_and(|place| ip::parse(&address[..place]).is_some() && address[place + 1..].iter().all(|byte| is_host_byte(*byte)))
 }
 
 /// The first place of `literal`.
@@ -360,7 +422,7 @@ fn find(text: &[u8], literal: &[u8]) -> Option<usize> {
     let mut at = 0;
     loop {
         at += memchr(first, text.get(at..)?)?;
-        if text[at + 1..].starts_with(tail) {
+        if starts_with(&text[at + 1..], tail) {
             return Some(at);
         }
         at += 1;
@@ -373,7 +435,7 @@ fn rfind(text: &[u8], literal: &[u8]) -> Option<usize> {
     let mut limit = text.len();
     loop {
         let at = memrchr(first, &text[..limit])?;
-        if text[at + 1..].starts_with(tail) {
+        if starts_with(&text[at + 1..], tail) {
             return Some(at);
         }
         limit = at;
@@ -382,6 +444,22 @@ fn rfind(text: &[u8], literal: &[u8]) -> Option<usize> {
 
 fn end_of(text: &[u8], literal: &[u8]) -> Option<usize> {
     text.ends_with(literal).then(|| text.len() - literal.len())
+}
+
+/// The first place of `literal`, if no space stands before it.
+fn word(text: &[u8], literal: &[u8]) -> Option<usize> {
+    let first = *literal.first()?;
+    let mut at = 0;
+    loop {
+        at += text.get(at..)?.iter().position(|byte| *byte == first || *byte == b' ')?;
+        if starts_with(&text[at..], literal) {
+            return Some(at);
+        }
+        if text[at] == b' ' {
+            return None;
+        }
+        at += 1;
+    }
 }
 
 /// The last place of `literal` that starts before the first space.
@@ -404,9 +482,8 @@ fn address(text: &[u8], literal: &[u8]) -> Option<usize> {
         }
         quoted = at + 1;
     }
-    let length = find(&text[quoted..], literal)?;
-    let plain = &text[quoted..quoted + length];
-    (!plain.iter().any(|byte| matches!(byte, b' ' | b'"' | b'<' | b'>'))).then_some(quoted + length)
+    let end = quoted + text.get(quoted..)?.iter().position(|byte| matches!(byte, b' ' | b'"' | b'<' | b'>'))?;
+    starts_with(&text[end..], literal).then_some(end)
 }
 
 fn span(start: usize, end: usize) -> Span {

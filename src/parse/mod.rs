@@ -6,6 +6,7 @@
 mod dispatch;
 mod explain;
 mod filter;
+mod ip;
 mod matcher;
 mod parser;
 mod program;

@@ -21,6 +21,8 @@ pub(super) struct Place {
 enum Route {
     Foreign,
     Table(u16, Service),
+    /// A process of Dovecot that writes under its own name: to a file with the level in front, `imap-login: Info: Login: …`.
+    Own(u16, Service),
     /// The message names the process.
     Process,
 }
@@ -40,11 +42,12 @@ impl Programs {
     pub fn place(&mut self, set: &FilterSet, tag: &[u8], message: &[u8]) -> Option<Place> {
         match self.tags.get(tag, |tag| route(set, tag)) {
             Route::Foreign => None,
-            Route::Table(table, service) => Some(Place { table, service, skipped: info_length(message) }),
+            Route::Table(table, service) => Some(Place { table, service, skipped: 0 }),
+            Route::Own(table, service) => Some(Place { table, service, skipped: info_length(message) }),
             Route::Process => {
-                let length = message.iter().position(|byte| !(byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-'))?;
+                let length = message.iter().position(|byte| !(byte.is_ascii_lowercase() || *byte == b'-'))?;
                 let process = &message[..length];
-                let Route::Table(table, service) = self.processes.get(process, |process| process_route(set, process)) else {
+                let Route::Own(table, service) = self.processes.get(process, |process| process_route(set, process)) else {
                     return None;
                 };
                 let punctuation = if message[length..].starts_with(b": ") { 2 } else { 0 };
@@ -67,7 +70,7 @@ fn route(set: &FilterSet, tag: &[u8]) -> Route {
 
 /// Dovecot's own log file has the process for a tag; so has pam_unix when Dovecot's `auth` asks it.
 fn process_route(set: &FilterSet, process: &[u8]) -> Route {
-    set.table_of(TagForm::Dovecot, process).map_or(Route::Foreign, |table| Route::Table(table, dovecot_service(process)))
+    set.table_of(TagForm::Dovecot, process).map_or(Route::Foreign, |table| Route::Own(table, dovecot_service(process)))
 }
 
 /// `postfix/submission/smtpd`, `postfix/smtps/smtpd`, `mx/587/smtpd`: mail from people. Everything else is port 25.
@@ -86,7 +89,6 @@ fn dovecot_service(process: &[u8]) -> Service {
     }
 }
 
-/// Dovecot's own log file writes the level: `imap-login: Info: Login: …`.
 fn info_length(message: &[u8]) -> usize {
     const INFO: &[u8] = b"Info: ";
     if message.starts_with(INFO) { INFO.len() } else { 0 }
