@@ -9,10 +9,13 @@ use regex::bytes::CaptureLocations;
 use super::filter::{self, Body, FilterError, FilterSource, Pattern, TagForm};
 use super::matcher::{Matcher, Progress, leading_queue_id, queue_id_length};
 use super::template::Op;
-use super::{LineKind, Parsed};
+use super::{Field, LineKind, Parsed};
 
 /// Patterns and alternative lines of all filters together.
 const FORMS_MAX: usize = 16_384;
+
+/// Postfix cuts its messages at 2,000 bytes (`MSG_SYSLOG_RECLEN`).
+const CUT_BYTES_MIN: usize = 1_990;
 
 /// All filters, compiled. Shared by the threads that parse.
 #[derive(Debug)]
@@ -98,6 +101,10 @@ impl FilterSet {
         for &form in table.candidates(message, queue_id) {
             if self.try_form(form, line, start, queue_id, parsed, scratch).is_none() {
                 self.complete(form, line, parsed);
+                if parsed.kind == LineKind::Reject && message.len() >= CUT_BYTES_MIN {
+                    // What stands last may be the client's quoted text, cut where it pleased the client.
+                    parsed.unset(Field::Account);
+                }
                 return true;
             }
             parsed.restore(blank);
@@ -106,7 +113,15 @@ impl FilterSet {
     }
 
     /// `None` if the form fits; else how far it came.
-    pub(super) fn try_form(&self, form: u16, line: &[u8], start: usize, queue_id: usize, parsed: &mut Parsed, scratch: &mut Scratch) -> Option<Progress> {
+    pub(super) fn try_form(
+        &self,
+        form: u16,
+        line: &[u8],
+        start: usize,
+        queue_id: usize,
+        parsed: &mut Parsed,
+        scratch: &mut Scratch,
+    ) -> Option<Progress> {
         let (pattern, shape) = *self.forms.get(usize::from(form))?;
         let shape = &self.patterns[usize::from(pattern)].shapes[usize::from(shape)];
         let mut matcher = Matcher { line, start, queue_id, parsed, progress: Progress::default() };
@@ -342,7 +357,9 @@ mod tests {
 
     fn starts_text(text: &str) -> (String, String) {
         let starts = starts(&Template::compile(text).unwrap().ops, 0);
-        let show = |set: ByteSet| if set == ByteSet::ALL { "*".to_owned() } else { (0..=255).filter(|byte| set.has(*byte)).map(char::from).collect() };
+        let show = |set: ByteSet| {
+            if set == ByteSet::ALL { "*".to_owned() } else { (0..=255).filter(|byte| set.has(*byte)).map(char::from).collect() }
+        };
         (show(starts.plain), show(starts.queued))
     }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use memchr::{memchr, memchr2, memrchr};
 
-use super::template::{Class, Op, Slot};
+use super::template::{Class, Ends, Op, Slot};
 use super::{Field, Parsed, Span, ip};
 use crate::event::DeliveryStatus;
 
@@ -62,8 +62,8 @@ impl<'a> Matcher<'a> {
             };
             let next = match op {
                 Op::Literal(literal) => starts_with(self.rest(at), literal).then(|| at + literal.len()),
-                Op::Free { field, class, last } => match ops.get(index + 1) {
-                    Some(Op::Literal(literal)) if !*last => {
+                Op::Free { field, class, ends } => match ops.get(index + 1) {
+                    Some(Op::Literal(literal)) if *ends == Ends::First => {
                         let end = self.free(*field, *class, at, literal, index + 2 == ops.len());
                         index += usize::from(end.is_some());
                         end
@@ -89,8 +89,12 @@ impl<'a> Matcher<'a> {
                 Op::Client => self.client(at),
                 Op::Ip => self.ip(at),
                 Op::QueueId(field) => self.queue_id(*field, at),
-                Op::Session => self.run_of(Field::Session, at, |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=' | b'-' | b'_' | b'.' | b':')),
-                Op::Mechanism => self.run_of(Field::Mechanism, at, |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'/' | b'.')),
+                Op::Session => self.run_of(Field::Session, at, |byte| {
+                    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=' | b'-' | b'_' | b'.' | b':')
+                }),
+                Op::Mechanism => {
+                    self.run_of(Field::Mechanism, at, |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'/' | b'.'))
+                }
                 Op::Dsn => self.dsn(at),
                 Op::Status => self.status(at),
                 Op::Code => self.code(at),
@@ -144,24 +148,37 @@ impl<'a> Matcher<'a> {
         }
     }
 
-    /// Free text that ends at the last place of the literal behind it from which the rest of the template fits.
+    /// Free text that ends at the last, or the only, place of the literal behind it from which the rest of the template fits.
     fn free_last(&mut self, ops: &[Op], index: usize, at: usize) -> bool {
-        let (Some(Op::Free { field, class, .. }), Some(Op::Literal(literal))) = (ops.get(index), ops.get(index + 1)) else {
+        let (Some(Op::Free { field, class, ends }), Some(Op::Literal(literal))) = (ops.get(index), ops.get(index + 1)) else {
             return false;
         };
         let kept = self.parsed.save();
+        let mut found: Option<Parsed> = None;
         let mut limit = self.line.len();
         for _ in 0..PLACES_MAX {
             let Some(length) = self.line.get(at..limit).and_then(|text| rfind(text, literal)) else {
                 break;
             };
             if self.take(*field, *class, at, at + length) && self.run(ops, index + 2, at + length + literal.len()) {
-                return true;
+                if *ends == Ends::Last {
+                    return true;
+                }
+                if found.is_some() {
+                    return self.fail(index, at);
+                }
+                found = Some(*self.parsed);
             }
             self.parsed.restore(kept);
             limit = at + length + literal.len() - 1;
         }
-        self.fail(index, at)
+        match found {
+            Some(parsed) => {
+                *self.parsed = parsed;
+                true
+            }
+            None => self.fail(index, at),
+        }
     }
 
     /// Notes a value if its bytes are such as the class allows.
@@ -184,10 +201,14 @@ impl<'a> Matcher<'a> {
         self.parsed.set(field, span(start, end));
     }
 
-    /// `name[addr]` or `name[addr]:port`. Postfix lets only host name bytes into a name, so it cannot forge an address.
+    /// `name[addr]` or `name[addr]:port`, or `local` for mail from the sendmail command. Postfix lets only host name bytes into a name, so it cannot forge an address.
     fn client(&mut self, at: usize) -> Option<usize> {
         let text = self.rest(at);
         let name = text.iter().position(|byte| !is_host_byte(*byte))?;
+        if &text[..name] == b"local" && text[name] != b'[' {
+            self.parsed.set(Field::ClientName, span(at, at + name));
+            return Some(at + name);
+        }
         if name == 0 || text[name] != b'[' {
             return None;
         }
@@ -389,7 +410,9 @@ fn starts_with(text: &[u8], literal: &[u8]) -> bool {
             return text[8..] == literal[8..];
         }
         matches!((text.last_chunk::<8>(), literal.last_chunk::<8>()), (Some(a), Some(b)) if u64::from_ne_bytes(*a) == u64::from_ne_bytes(*b))
-    } else if let (Some(a), Some(b), Some(c), Some(d)) = (text.first_chunk::<4>(), literal.first_chunk::<4>(), text.last_chunk::<4>(), literal.last_chunk::<4>()) {
+    } else if let (Some(a), Some(b), Some(c), Some(d)) =
+        (text.first_chunk::<4>(), literal.first_chunk::<4>(), text.last_chunk::<4>(), literal.last_chunk::<4>())
+    {
         u32::from_ne_bytes(*a) == u32::from_ne_bytes(*b) && u32::from_ne_bytes(*c) == u32::from_ne_bytes(*d)
     } else {
         text.iter().zip(literal).all(|(a, b)| a == b)
@@ -413,7 +436,8 @@ const HOST_BYTES: [bool; 256] = {
 
 /// `fe80::1%eth0`: a neighbour on the link, which is no subject.
 fn is_scoped(address: &[u8]) -> bool {
-    memchr(b'%', address).is_some_and(|place| ip::parse(&address[..place]).is_some() && address[place + 1..].iter().all(|byte| is_host_byte(*byte)))
+    memchr(b'%', address)
+        .is_some_and(|place| ip::parse(&address[..place]).is_some() && address[place + 1..].iter().all(|byte| is_host_byte(*byte)))
 }
 
 /// The first place of `literal`.
@@ -446,14 +470,14 @@ fn end_of(text: &[u8], literal: &[u8]) -> Option<usize> {
     text.ends_with(literal).then(|| text.len() - literal.len())
 }
 
-/// The first place of `literal`, if no space stands before it.
+/// The first place of `literal`, if something but no space stands before it.
 fn word(text: &[u8], literal: &[u8]) -> Option<usize> {
     let first = *literal.first()?;
     let mut at = 0;
     loop {
         at += text.get(at..)?.iter().position(|byte| *byte == first || *byte == b' ')?;
         if starts_with(&text[at..], literal) {
-            return Some(at);
+            return (at > 0).then_some(at);
         }
         if text[at] == b' ' {
             return None;

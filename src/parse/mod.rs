@@ -202,6 +202,10 @@ impl Parsed {
         if self.present & (1 << index) == 0 { None } else { Some(slice(line, self.fields[index])) }
     }
 
+    fn unset(&mut self, field: Field) {
+        self.present &= !(1 << field as usize);
+    }
+
     pub fn set(&mut self, field: Field, span: Span) {
         self.fields[field as usize] = span;
         self.present |= 1 << field as usize;
