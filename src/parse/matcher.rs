@@ -513,3 +513,88 @@ fn address(text: &[u8], literal: &[u8]) -> Option<usize> {
 fn span(start: usize, end: usize) -> Span {
     Span { start: start as u16, len: end.saturating_sub(start) as u16 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parse::template::Template;
+    use crate::parse::{Envelope, EnvelopeReader};
+
+    fn envelope() -> Envelope {
+        let mut reader = EnvelopeReader::new(jiff::tz::TimeZone::UTC, crate::time::Timestamp::ZERO, false);
+        reader.read(b"Jan  1 00:00:00 h p: m", None).unwrap()
+    }
+
+    /// `ip|count|code|field=value …` of what `template` reads from `message`, or `-`.
+    fn read(template: &str, message: &str) -> String {
+        let ops = Template::compile(template).unwrap().ops;
+        let mut parsed = Parsed::new(&envelope(), crate::event::Service::Other);
+        let line = message.as_bytes();
+        let queue_id = leading_queue_id(line);
+        if !(Matcher { line, start: 0, queue_id, parsed: &mut parsed, progress: Progress::default() }).matches(&ops) {
+            return "-".to_owned();
+        }
+        let mut shown = vec![parsed.client.map(|ip| ip.to_string()).unwrap_or_default(), parsed.count.to_string(), parsed.code.to_string()];
+        shown
+            .extend(Field::ALL.iter().filter_map(|field| Some(format!("{field}={}", String::from_utf8_lossy(parsed.text(line, *field)?)))));
+        shown.join("|")
+    }
+
+    #[test]
+    fn templates_read_by_position() {
+        let cases = [
+            ("a <client> b", "a x.y[192.0.2.1] b", "192.0.2.1|1|0|client-name=x.y"),
+            ("a <client>", "a x[2001:db8::1]:25", "2001:db8::1|1|0|client-name=x"),
+            ("a <client>", "a x[unknown]", "|1|0|client-name=x"),
+            ("a <client>", "a x[fe80::1%eth0]", "|1|0|client-name=x"),
+            ("a <client>", "a local", "-"),
+            ("a <client>;", "a local;", "|1|0|client-name=local"),
+            ("a <client>", "a x y[192.0.2.1]", "-"),
+            ("a <client>", "a [192.0.2.1]", "-"),
+            ("a <client>", "a x[192.0.2.256]", "-"),
+            (r"a \[<ip>\]", "a [::ffff:192.0.2.1]", "192.0.2.1|1|0"),
+            ("a <ip>: b", "a 192.0.2.1: b", "192.0.2.1|1|0"),
+            ("<queue-id>: x", "4BB3B9B0516: x", "|1|0|queue-id=4BB3B9B0516"),
+            ("<queue-id>: x", "4XYZBC12Fgz9bcd: x", "|1|0|queue-id=4XYZBC12Fgz9bcd"),
+            ("<queue-id>: x", "NOQUEUE: x", "|1|0"),
+            ("<queue-id>: x", "abcdef: x", "-"),
+            ("<queue-id>: x", "ABCDE: x", "-"),
+            ("a <code> <dsn> b", "a 554 5.7.1 b", "|1|554|dsn=5.7.1"),
+            ("a <code> b", "a 55x b", "-"),
+            ("a <dsn> b", "a 5.7 b", "-"),
+            ("a<commands>", "a ehlo=1 auth=1/4 quit=1 commands=3/6", "|3|0"),
+            ("a<commands>", "a auth=2", "|0|0"),
+            ("a<commands>", "a", "|0|0"),
+            ("a<commands>", "a X=1", "-"),
+            ("<count> n", "99999999999999999999 n", "|4294967295|0"),
+            ("u=<account>, x", "u=a, b, x", "|1|0|account=a, b"),
+            ("u=<account>, x<rest>", "u=a, x, x", "|1|0|account=a"),
+            ("u=<account:last>, x<rest>", "u=a, x, x", "|1|0|account=a, x"),
+            ("u=<account:only>, x<rest>", "u=a, x, x", "-"),
+            ("u=<account:only>, x", "u=a, x, x", "|1|0|account=a, x"),
+            ("u=<account>", "u=(unavailable)", "|1|0"),
+            ("t=<text>[, u=<account>][, v=<rest>]", "t=a, u=b, v=c", "|1|0|account=b|text=a"),
+            ("t=<text>[, u=<account>][, v=<rest>]", "t=a, v=c, u=b", "|1|0|account=b|text=a, v=c"),
+            ("t=<text>[, u=<account>]", "t=a", "|1|0|text=a"),
+            ("from=<<sender>> x", "from=<a@b> x", "|1|0|sender=a@b"),
+            ("from=<<sender>> x", "from=<> x", "|1|0|sender="),
+            ("from=<<sender>> x", r#"from=<"a> x\" \\"@b> x"#, r#"|1|0|sender="a> x\" \\"@b"#),
+            ("from=<<sender>> x", r#"from=<"a> x"#, "-"),
+            ("from=<<sender>> x", "from=<a b> x", "-"),
+            ("helo=<<helo>>[: <rest>]", "helo=<a>b>: c>", "|1|0|helo=a>b"),
+            ("helo=<<helo>>", "helo=<a b>", "-"),
+            ("after <command> from", "after  from", "-"),
+            ("a: <reply>", "a: 5.7.1 no", "|1|0"),
+            ("a: <reply>", "a: b; from=<c", "-"),
+        ];
+        for (template, message, expected) in cases {
+            assert_eq!(read(template, message), expected, "{template} on {message}");
+        }
+    }
+
+    #[test]
+    fn a_line_with_a_thousand_ways_to_read_it_is_given_up() {
+        let message = format!("a{}", ", b".repeat(2_000));
+        assert_eq!(read("a<text:last>, b<account:last>, b[, b][, b][, b][, b][, b][, b]x", &message), "-");
+    }
+}

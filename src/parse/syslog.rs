@@ -336,11 +336,12 @@ mod tests {
 
     #[test]
     fn a_received_record_may_lack_a_good_stamp() {
-        let now = Some(Timestamp::from_seconds(1_000));
+        let time = Timestamp::from_seconds(1_000);
+        let now = Some(time);
         assert_eq!(read(b"<22>Nov 99 99:31:55 a[1]: x", false, now), "|a|1|x|1|None");
         assert_eq!(read(b"<22>a[1]: x", false, now), "|a|1|x|1|None");
         assert_eq!(read(b"<22>a[1]: x", false, None), "-");
-        assert_eq!(reader(false).read(b"Nov 24 02:31:55 mx1 a: x", now).unwrap().time, now.unwrap());
+        assert_eq!(reader(false).read(b"Nov 24 02:31:55 mx1 a: x", now).unwrap().time, time);
     }
 
     #[test]
