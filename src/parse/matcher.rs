@@ -204,7 +204,8 @@ impl<'a> Matcher<'a> {
     /// `name[addr]` or `name[addr]:port`, or `local` for mail from the sendmail command. Postfix lets only host name bytes into a name, so it cannot forge an address.
     fn client(&mut self, at: usize) -> Option<usize> {
         let text = self.rest(at);
-        let name = text.iter().position(|byte| !is_host_byte(*byte))?;
+        // Most clients that do harm have no name.
+        let name = if starts_with(text, b"unknown[") { 7 } else { text.iter().position(|byte| !is_host_byte(*byte))? };
         if &text[..name] == b"local" && text[name] != b'[' {
             self.parsed.set(Field::ClientName, span(at, at + name));
             return Some(at + name);

@@ -95,7 +95,7 @@ fn info_length(message: &[u8]) -> usize {
     if message.starts_with(INFO) { INFO.len() } else { 0 }
 }
 
-const SLOTS: usize = 64;
+const SLOTS: usize = 128;
 const TEXT_MAX: usize = 46;
 
 /// The routes of the tags last seen; one slot for each of a few hash values, so it never grows.
@@ -113,12 +113,7 @@ impl TagCache {
         if length == 0 || length > TEXT_MAX {
             return look_up(tag);
         }
-        let hash = length * 7
-            + usize::from(tag[0]) * 3
-            + usize::from(tag[length / 2]) * 5
-            + usize::from(tag[length - 1])
-            + usize::from(tag[length.saturating_sub(4)]) * 11;
-        let slot = &mut self.slots[hash % SLOTS];
+        let slot = &mut self.slots[slot_of(tag)];
         if usize::from(slot.0) != length || &slot.1[..length] != tag {
             slot.0 = length as u8;
             slot.1[..length].copy_from_slice(tag);
@@ -126,6 +121,15 @@ impl TagCache {
         }
         slot.2
     }
+}
+
+/// By the last eight bytes, in which programs differ, and the length.
+fn slot_of(tag: &[u8]) -> usize {
+    let end = match tag.last_chunk::<8>() {
+        Some(bytes) => u64::from_le_bytes(*bytes),
+        None => tag.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
+    };
+    ((end ^ (tag.len() as u64) << 56).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as usize % SLOTS
 }
 
 #[cfg(test)]

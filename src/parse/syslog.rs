@@ -5,7 +5,7 @@
 //! kernel told it, in front of the message: `[uid=33] `; only the first such note counts, a second one is the sender's text.
 
 use jiff::tz::TimeZone;
-use memchr::memchr;
+use memchr::{memchr, memchr3};
 
 use super::Span;
 use super::stamp::{SHORT, Stamps};
@@ -114,7 +114,8 @@ impl EnvelopeReader {
             at += length;
         }
         let mut end = line.len();
-        if line[at..].starts_with(b"message repeated ")
+        if line.get(at) == Some(&b'm')
+            && line[at..].starts_with(b"message repeated ")
             && let Some((times, skipped)) = repetition(&line[at..end])
         {
             envelope.repeated = times;
@@ -175,17 +176,8 @@ fn host_and_tag(line: &[u8], at: usize) -> Option<(Span, Span, u32, usize)> {
 /// Where the first space, colon or opening bracket stands.
 fn word_end(line: &[u8], at: usize) -> Option<usize> {
     let limit = line.len().min(at + TAG_BYTES_MAX);
-    let length = line.get(at..limit)?.iter().position(|byte| ENDS_WORD[usize::from(*byte)])?;
-    Some(at + length)
+    Some(at + memchr3(b' ', b':', b'[', line.get(at..limit)?)?)
 }
-
-const ENDS_WORD: [bool; 256] = {
-    let mut ends = [false; 256];
-    ends[b' ' as usize] = true;
-    ends[b':' as usize] = true;
-    ends[b'[' as usize] = true;
-    ends
-};
 
 /// `name[pid]: ` or `name: `, where the name ends at `end`.
 fn tag(line: &[u8], at: usize, end: usize) -> Option<(Span, u32, usize)> {
