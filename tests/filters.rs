@@ -86,13 +86,14 @@ fn payloads() -> Vec<String> {
     ]
     .map(str::to_owned)
     .to_vec();
+    let closers = ["", ">", "\"", ")", "]", "'", "x "];
+    texts = texts.iter().flat_map(|text| closers.iter().map(move |closer| format!("{closer}{text}"))).collect();
     for line in samples() {
         let victim = line.replace("192.0.2.1", "203.0.113.66").replace("2001:db8::1", "2001:db8:dead::66").replace("anna", "victim");
         texts.push(victim.split_once(": ").map_or(victim.clone(), |(_, message)| message.to_owned()));
         texts.push(victim);
     }
-    let closers = ["", ">", "\"", ")", "]", "'", "x "];
-    texts.iter().flat_map(|text| closers.iter().map(move |closer| format!("{closer}{text}"))).collect()
+    texts
 }
 
 /// `text` as the program writes it in this place, where it lets it through at all.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use regex::bytes::CaptureLocations;
 
 use super::filter::{self, Body, FilterError, FilterSource, Pattern, TagForm};
-use super::matcher::{Matcher, Progress, leading_queue_id, queue_id_length};
+use super::matcher::{Matcher, Progress};
+use super::scan::{leading_queue_id, queue_id_length};
 use super::template::Op;
 use super::{Field, LineKind, Parsed};
 

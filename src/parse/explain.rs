@@ -3,8 +3,8 @@
 use jiff::tz::TimeZone;
 
 use super::dispatch::{FilterSet, Scratch};
-use super::matcher::leading_queue_id;
 use super::program::Programs;
+use super::scan::leading_queue_id;
 use super::syslog::{Envelope, EnvelopeReader};
 use super::template::{Op, Slot};
 use super::{Field, Parsed, filter, slice};

@@ -13,6 +13,7 @@ mod program;
 mod reasons;
 mod regex;
 mod samples;
+mod scan;
 mod stamp;
 mod syslog;
 mod template;
