@@ -1,1 +1,5 @@
-//! (being built)
+//! The configuration: files → raw (as written, with places) → resolved (no illegal state has a value).
+
+pub mod accounts;
+
+pub use accounts::AccountRules;
