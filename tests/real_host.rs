@@ -276,6 +276,6 @@ fn receive_until(socket: &UnixDatagram, last: &str) -> Vec<String> {
 
 /// The uid that rsyslog put behind the tag, which is the third field and ends at a space.
 fn vouched_uid(line: &str) -> Option<u32> {
-    let field = line.splitn(5, ' ').nth(3)?;
+    let field = line.split(' ').nth(3)?;
     field.strip_prefix("[uid=")?.strip_suffix(']')?.parse().ok()
 }
