@@ -3,6 +3,7 @@
 //! Exit status: 0 ok · 1 failed · 2 usage · 3 daemon not running · 4 not found.
 
 mod ban;
+mod check;
 mod list;
 mod monitor;
 mod status;
@@ -123,6 +124,11 @@ enum Verb {
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Listed {
     Bans,
+}
+
+/// As `mailwarden check`, for `mailwardend --check`.
+pub(crate) fn check(config: Option<&std::path::Path>) -> ExitCode {
+    check::run(config, false)
 }
 
 /// Runs the tool and says how it went.
