@@ -1,1 +1,3 @@
-//! (being built)
+//! Stage 5, decision → world.
+
+pub mod nft;
