@@ -1,5 +1,4 @@
 //! Tests in a network namespace of their own: the test binary runs itself again under `unshare -rn`, as root or not.
-#![expect(dead_code, reason = "each test binary uses a part")]
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};

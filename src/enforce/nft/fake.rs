@@ -1,14 +1,16 @@
 //! A firewall in memory, for tests. `tests/enforcer_contract.rs` holds it to what the real one does.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 
 use super::layout::{Layout, SetId};
-use super::{Applied, Change, Counter, Element, Features, Kernel, KernelStatus, Key, NftError, NftOptions, Remaining, TableMode};
+use super::plan::{self, Timed};
+use super::{Applied, Change, Counter, Element, Features, Kernel, KernelStatus, Key, Listing, NftError, NftOptions, Remaining, TableMode};
 use crate::address;
 use crate::engine::jail::Scope;
+use crate::limits;
 use crate::time::Timestamp;
 
 pub struct FakeKernel {
@@ -88,18 +90,20 @@ impl Kernel for FakeKernel {
         self.change()?;
         let (now, size) = (self.now, self.layout.size());
         let mut applied = Applied::default();
-        for element in elements {
-            let key = canonical(element.key());
-            let set = SetId::of(key.0, key.1);
-            let _ = self.layout.extend(set);
-            let until = element.timeout.map_or(Timestamp::NEVER, |left| now + left.max(Duration::from_millis(1)));
-            let table = self.table.as_mut().expect("`change` made it");
-            table.retain(|_, until| *until > now);
-            let in_set = table.keys().filter(|key| SetId::of(key.0, key.1) == set).count();
-            if !table.contains_key(&key) && in_set >= size as usize {
-                applied.refused.push((*element, NftError::SetFull { set, size }));
-            } else {
-                table.insert(key, until);
+        let table = self.table.as_mut().expect("`change` made it");
+        table.retain(|_, until| *until > now);
+        for group in elements.chunks(limits::BULK_ELEMENTS_MAX).flat_map(plan::by_set) {
+            let _ = self.layout.extend(group.set);
+            let scope = group.set.scope;
+            let mut in_set = table.keys().filter(|key| SetId::of(key.0, key.1) == group.set).count();
+            for Timed { net, timeout } in group.elements {
+                let is_new = !table.contains_key(&(net, scope));
+                if is_new && in_set >= size as usize {
+                    applied.refused.push((Element { net, scope, timeout }, NftError::SetFull { set: group.set, size }));
+                    continue;
+                }
+                in_set += usize::from(is_new);
+                table.insert((net, scope), timeout.map_or(Timestamp::NEVER, |left| now + left));
             }
         }
         Ok(applied)
@@ -141,11 +145,16 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
-    fn list(&mut self, limit: usize) -> Result<Option<Vec<Element>>, NftError> {
-        let all = self.elements();
-        let sets: BTreeSet<SetId> = all.iter().map(|element| SetId::of(element.net, element.scope)).collect();
-        let small = |set: &SetId| all.iter().filter(|element| SetId::of(element.net, element.scope) == *set).count() <= limit;
-        Ok(sets.iter().all(small).then_some(all))
+    fn list(&mut self, limit: usize) -> Result<Listing, NftError> {
+        let mut sets: BTreeMap<SetId, Vec<Element>> = BTreeMap::new();
+        for element in self.elements() {
+            sets.entry(SetId::of(element.net, element.scope)).or_default().push(element);
+        }
+        let mut listing = Listing::default();
+        for (set, elements) in sets {
+            if elements.len() <= limit { listing.elements.extend(elements) } else { listing.unread.push(set) }
+        }
+        Ok(listing)
     }
 
     fn counters(&mut self) -> Result<Vec<Counter>, NftError> {

@@ -1,7 +1,6 @@
 //! The real firewall, over netlink. One socket, which owns the table where the kernel knows owners.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
 
 use ipnetwork::IpNetwork;
 use nix::errno::Errno;
@@ -11,46 +10,27 @@ use super::error::{NftError, Owner};
 use super::features::{self, Features};
 use super::layout::{Layout, SetId};
 use super::link::{Blame, CommitError, Link};
-use super::plan::{self, Group, NftOp, Script, TableFlags, Timed};
-use super::read::{self, ChainInfo, TableInfo};
-use super::{Applied, Change, Counter, Element, Kernel, KernelStatus, Key, NftOptions, Remaining, TableMode, uapi};
+use super::plan::{self, Group, NftOp, Script, TableFlags};
+use super::read::{self, TableInfo};
+use super::watch::{Structure, Witnesses};
+use super::{Applied, Change, Counter, Element, Kernel, KernelStatus, Key, Listing, NftOptions, Remaining, TableMode, uapi};
 use crate::engine::jail::Scope;
 use crate::limits;
 
-/// Commits of one slice before its remaining elements are given up; each refused element takes one.
-const TRIES_MAX: usize = 16;
 /// Elements of a plain leftover table that are carried over into an owned one in the same commit.
 const CARRIED_MAX: usize = 1_000;
-/// An element that lives this long is a good witness that nobody emptied its set.
-const WITNESS_LIFE_MIN: Duration = Duration::from_secs(10);
-
 pub struct NetlinkKernel {
-    link: Link,
+    pub(super) link: Link,
     options: NftOptions,
-    features: Features,
-    mode: TableMode,
-    layout: Layout,
+    pub(super) features: Features,
+    pub(super) mode: TableMode,
+    pub(super) layout: Layout,
     /// The rule set's generation as our own commits leave it.
     generation: u32,
-    structure: Structure,
-    witnesses: BTreeMap<SetId, Witness>,
+    pub(super) structure: Structure,
+    pub(super) witnesses: Witnesses,
     /// Damage that a commit met and repaired, not yet told to the caller.
-    lost: Option<String>,
-}
-
-/// What our table consists of, elements aside.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Structure {
-    chains: Vec<ChainInfo>,
-    sets: BTreeSet<SetId>,
-    /// (chain, handle)
-    rules: Vec<(String, u64)>,
-}
-
-/// The last long-lived element written to a set.
-struct Witness {
-    net: IpNetwork,
-    until: Option<Instant>,
+    pub(super) lost: Option<String>,
 }
 
 impl NetlinkKernel {
@@ -71,7 +51,7 @@ impl NetlinkKernel {
             layout,
             generation,
             structure: Structure::default(),
-            witnesses: BTreeMap::new(),
+            witnesses: Witnesses::default(),
             lost: None,
         };
         kernel.rebuild()?;
@@ -82,7 +62,7 @@ impl NetlinkKernel {
         self.features
     }
 
-    fn commit(&mut self, ops: &[NftOp]) -> Result<(), CommitError> {
+    pub(super) fn commit(&mut self, ops: &[NftOp]) -> Result<(), CommitError> {
         let ack = if self.features.batch_end_ack { Ack::End } else { Ack::LastOp };
         let mut result = self.link.commit(ops, ack);
         if matches!(result, Err(CommitError::Nft(NftError::Uncertain))) {
@@ -99,16 +79,10 @@ impl NetlinkKernel {
         Ok(())
     }
 
-    fn commit_structure(&mut self, ops: &[NftOp]) -> Result<(), NftError> {
+    pub(super) fn commit_structure(&mut self, ops: &[NftOp]) -> Result<(), NftError> {
         self.commit(ops).map_err(|error| translate(&mut self.link, ops, error))?;
-        self.structure = self.read_structure()?;
+        self.structure = Structure::read(&self.link)?;
         Ok(())
-    }
-
-    fn read_structure(&self) -> Result<Structure, NftError> {
-        let sets = read::sets(&self.link)?.iter().filter_map(|set| set.ours()).collect();
-        let rules = read::rules(&self.link)?.into_iter().map(|rule| (rule.chain, rule.handle)).collect();
-        Ok(Structure { chains: read::chains(&self.link)?, sets, rules })
     }
 
     /// The table's flags: owned if it is new or an orphan of the same kind, otherwise as it stands, since a plain table cannot be
@@ -144,164 +118,14 @@ impl NetlinkKernel {
         if !self.features.owner_persist || existing.flags & uapi::table::F_PERSIST != 0 {
             return Ok(None);
         }
-        let Some(elements) = self.list(CARRIED_MAX)?.filter(|elements| elements.len() <= CARRIED_MAX) else { return Ok(None) };
+        let Listing { elements, unread } = self.list(CARRIED_MAX)?;
+        if elements.len() > CARRIED_MAX || !unread.is_empty() {
+            return Ok(None);
+        }
         let mut ops = vec![NftOp::DeleteTable, NftOp::AddTable(TableFlags { owner: true, persist: true })];
         ops.extend(self.layout.install());
         ops.extend(plan::by_set(&elements).into_iter().map(|Group { set, elements }| NftOp::Add { set, elements }));
         Ok(Some(ops))
-    }
-
-    /// Makes sure that each group's set exists.
-    fn grow(&mut self, groups: &[Group]) -> Result<(), NftError> {
-        if groups.iter().all(|group| self.layout.has(group.set)) {
-            return Ok(());
-        }
-        let mut layout = self.layout.clone();
-        let ops: Vec<NftOp> = groups.iter().flat_map(|group| layout.extend(group.set)).collect();
-        match self.commit_structure(&ops) {
-            Ok(()) => {
-                self.layout = layout;
-                Ok(())
-            }
-            Err(NftError::Gone { .. }) => {
-                self.layout = layout;
-                self.repair()
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    fn repair(&mut self) -> Result<(), NftError> {
-        self.rebuild()?;
-        self.lost = Some("a commit found the table or a part of it missing".to_owned());
-        Ok(())
-    }
-
-    fn add_groups(&mut self, mut groups: Vec<Group>, applied: &mut Applied) -> Result<(), NftError> {
-        self.grow(&groups)?;
-        for attempt in 0..TRIES_MAX {
-            groups.retain(|group| !group.elements.is_empty());
-            let ops = plan::upserts(&groups, &self.features);
-            match self.commit(&ops) {
-                Ok(()) => {
-                    self.remember(&groups);
-                    return Ok(());
-                }
-                Err(CommitError::TooBig) => return self.add_halves(groups, applied, ops),
-                Err(CommitError::Failed(blames)) if blames.iter().any(is_gone) && attempt == 0 => self.repair()?,
-                Err(CommitError::Failed(blames)) => self.drop_blamed(&mut groups, &ops, &blames, applied)?,
-                Err(CommitError::Nft(error)) => return Err(error),
-            }
-        }
-        let errors = groups.iter().flat_map(|group| group.elements.iter().map(|timed| (element_of(group.set, timed), NftError::Uncertain)));
-        applied.refused.extend(errors);
-        Ok(())
-    }
-
-    /// Takes out of the groups what the kernel refused, so that the rest can be sent again.
-    fn drop_blamed(&mut self, groups: &mut Vec<Group>, ops: &[NftOp], blames: &[Blame], applied: &mut Applied) -> Result<(), NftError> {
-        let ops_a_group = ops.len() / groups.len().max(1);
-        let mut seen = BTreeSet::new();
-        for blame in blames {
-            let index = blame.op.map(|op| op / ops_a_group.max(1));
-            let fatal = blame.errno == Errno::EPERM || is_gone(blame);
-            let Some(group) = index.filter(|_| !fatal).and_then(|index| groups.get_mut(index)) else {
-                return Err(translate(&mut self.link, ops, CommitError::Failed(vec![blame.clone()])));
-            };
-            // What follows in the same group fails because of the first.
-            if !seen.insert(group.set) {
-                continue;
-            }
-            match blame.element {
-                Some(element) if blame.errno == Errno::ENFILE => self.drop_overflow(group, element, applied)?,
-                Some(element) if element < group.elements.len() => {
-                    let timed = group.elements.remove(element);
-                    let error = translate(&mut self.link, ops, CommitError::Failed(vec![blame.clone()]));
-                    applied.refused.push((element_of(group.set, &timed), error));
-                }
-                _ if group.elements.len() == 1 && blame.errno == Errno::ENFILE => self.drop_overflow(group, 0, applied)?,
-                // Which element it was is not said (kernels without extended ACK): halves, until there is one.
-                _ if group.elements.len() > 1 => {
-                    let group = std::mem::replace(group, Group { set: group.set, elements: Vec::new() });
-                    self.add_halves(vec![group], applied, Vec::new())?;
-                }
-                _ => {
-                    let error = |link: &mut Link| translate(link, ops, CommitError::Failed(vec![blame.clone()]));
-                    for timed in std::mem::take(&mut group.elements) {
-                        applied.refused.push((element_of(group.set, &timed), error(&mut self.link)));
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// From `first` on the set has no room: only what is in it already can still be changed.
-    fn drop_overflow(&mut self, group: &mut Group, first: usize, applied: &mut Applied) -> Result<(), NftError> {
-        let tail = group.elements.split_off(first.min(group.elements.len()));
-        for timed in tail {
-            if read::element(&mut self.link, group.set, timed.net)?.is_some() {
-                group.elements.push(timed);
-            } else {
-                let error = NftError::SetFull { set: group.set, size: self.layout.size() };
-                applied.refused.push((element_of(group.set, &timed), error));
-            }
-        }
-        Ok(())
-    }
-
-    fn add_halves(&mut self, groups: Vec<Group>, applied: &mut Applied, ops: Vec<NftOp>) -> Result<(), NftError> {
-        let elements: Vec<Element> =
-            groups.iter().flat_map(|group| group.elements.iter().map(|timed| element_of(group.set, timed))).collect();
-        if elements.len() < 2 {
-            return Err(translate(&mut self.link, &ops, CommitError::TooBig));
-        }
-        let (left, right) = elements.split_at(elements.len() / 2);
-        self.add_groups(plan::by_set(left), applied)?;
-        self.add_groups(plan::by_set(right), applied)
-    }
-
-    fn remember(&mut self, groups: &[Group]) {
-        for group in groups {
-            let lasting = group.elements.iter().rev().find(|timed| timed.timeout.is_none_or(|timeout| timeout > WITNESS_LIFE_MIN));
-            let witness =
-                lasting.map(|timed| Witness { net: timed.net, until: timed.timeout.and_then(|left| Instant::now().checked_add(left)) });
-            // A witness may have been rewritten by this very call; then only the new one is to be believed.
-            let stale = |old: &Witness| group.elements.iter().any(|timed| timed.net == old.net);
-            if let Some(witness) = witness {
-                self.witnesses.insert(group.set, witness);
-            } else if self.witnesses.get(&group.set).is_some_and(stale) {
-                self.witnesses.remove(&group.set);
-            }
-        }
-    }
-
-    /// What is missing of our table, in words; `None` when all is well.
-    fn damage(&mut self) -> Result<Option<String>, NftError> {
-        let Some(info) = read::table(&mut self.link)? else { return Ok(Some("the table was removed".into())) };
-        if info.flags & uapi::table::F_DORMANT != 0 {
-            return Ok(Some("the table was made dormant".into()));
-        }
-        if self.mode == TableMode::Owned {
-            let ours = info.owner == Some(self.link.port());
-            return Ok((!ours).then(|| "the table is not ours any more".into()));
-        }
-        if self.read_structure()? != self.structure {
-            return Ok(Some("sets, chains or rules were changed".into()));
-        }
-        let soon = Instant::now() + Duration::from_secs(1);
-        let witnesses: Vec<(SetId, IpNetwork)> = self
-            .witnesses
-            .iter()
-            .filter(|(_, witness)| witness.until.is_none_or(|until| until > soon))
-            .map(|(set, witness)| (*set, witness.net))
-            .collect();
-        for (set, net) in witnesses {
-            if read::element(&mut self.link, set, net)?.is_none() {
-                return Ok(Some(format!("elements of set {set} were removed")));
-            }
-        }
-        Ok(None)
     }
 }
 
@@ -333,12 +157,7 @@ impl Kernel for NetlinkKernel {
                 }
                 Err(error) => return Err(translate(&mut self.link, &ops, error)),
             }
-            for (net, scope) in slice {
-                let set = SetId::of(*net, *scope);
-                if self.witnesses.get(&set).is_some_and(|witness| witness.net == *net) {
-                    self.witnesses.remove(&set);
-                }
-            }
+            self.witnesses.removed(slice);
         }
         Ok(())
     }
@@ -397,13 +216,15 @@ impl Kernel for NetlinkKernel {
         }
     }
 
-    fn list(&mut self, limit: usize) -> Result<Option<Vec<Element>>, NftError> {
-        let mut all = Vec::new();
+    fn list(&mut self, limit: usize) -> Result<Listing, NftError> {
+        let mut listing = Listing::default();
         for set in self.layout.sets() {
-            let Some(elements) = read::elements(&self.link, *set, limit)? else { return Ok(None) };
-            all.extend(elements);
+            match read::elements(&self.link, *set, limit)? {
+                Some(elements) => listing.elements.extend(elements),
+                None => listing.unread.push(*set),
+            }
         }
-        Ok(Some(all))
+        Ok(listing)
     }
 
     fn counters(&mut self) -> Result<Vec<Counter>, NftError> {
@@ -471,7 +292,7 @@ pub fn is_unsupported(errno: Errno) -> bool {
 }
 
 /// Not an element but what it belongs to is missing.
-fn is_gone(blame: &Blame) -> bool {
+pub fn is_gone(blame: &Blame) -> bool {
     blame.errno == Errno::ENOENT && blame.element.is_none()
 }
 
@@ -496,8 +317,4 @@ fn always_changes(op: &NftOp) -> bool {
 /// The kernel's count skips zero.
 fn next_generation(generation: u32) -> u32 {
     generation.checked_add(1).unwrap_or(1)
-}
-
-fn element_of(set: SetId, timed: &Timed) -> Element {
-    Element { net: timed.net, scope: set.scope, timeout: timed.timeout }
 }

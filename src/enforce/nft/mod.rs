@@ -15,7 +15,9 @@ pub mod plan;
 mod read;
 pub mod sys;
 mod uapi;
+mod watch;
 pub mod wire;
+mod write;
 
 use std::time::Duration;
 
@@ -86,11 +88,19 @@ pub trait Kernel {
     fn rebuild(&mut self) -> Result<(), NftError>;
     /// Removes every element.
     fn flush(&mut self) -> Result<(), NftError>;
-    /// Every element, unless some set has more than `limit`.
-    fn list(&mut self, limit: usize) -> Result<Option<Vec<Element>>, NftError>;
+    /// The elements of every set that has no more than `limit`. Never for large sets: the kernel's work grows with the square of
+    /// the number (10,000: 7 ms, 100,000: 260 ms).
+    fn list(&mut self, limit: usize) -> Result<Listing, NftError>;
     /// Packets dropped or rejected by each set since the rules were last written.
     fn counters(&mut self) -> Result<Vec<Counter>, NftError>;
     fn status(&self) -> KernelStatus;
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    pub elements: Vec<Element>,
+    /// Sets that were too large to be read.
+    pub unread: Vec<SetId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
