@@ -2,14 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use super::files::Paths;
 use super::raw::{RawSource, User};
 use super::read::{At, Many, Named, word};
 use super::report::{Place, Problem, Report};
 use super::settings::{unplaced, value_or};
 use crate::event::words;
 
-/// Where rsyslog or syslog-ng hand lines to.
-pub const SOCKET_PATH: &str = "/run/mailwarden/syslog.sock";
+/// Name of the socket in the runtime directory to which rsyslog or syslog-ng hand lines.
+const SOCKET_NAME: &str = "syslog.sock";
 /// Origins are numbered by a byte.
 const SOURCES_MAX: usize = 64;
 
@@ -28,7 +29,9 @@ word!(Begin, "starting point");
 #[derive(Clone, Debug, PartialEq)]
 pub enum Sources {
     /// None are: see [`Sources::on`].
-    Auto,
+    Auto {
+        socket: PathBuf,
+    },
     These(Vec<Source>),
 }
 
@@ -80,21 +83,22 @@ impl Sources {
     pub fn on(&self, host: Host) -> Vec<Source> {
         match self {
             Sources::These(list) => list.clone(),
-            Sources::Auto if host.has_journal && !host.has_passed_socket => {
+            Sources::Auto { .. } if host.has_journal && !host.has_passed_socket => {
                 vec![Source { name: "journal".to_owned(), input: Input::Journal { from: Begin::End, matches: Vec::new() } }]
             }
-            Sources::Auto => {
-                vec![Source { name: "socket".to_owned(), input: Input::Socket { path: SOCKET_PATH.into(), annotated: false } }]
+            Sources::Auto { socket } => {
+                vec![Source { name: "socket".to_owned(), input: Input::Socket { path: socket.clone(), annotated: false } }]
             }
         }
     }
 
-    pub(super) fn resolve(raw: Option<At<Many<RawSource>>>, report: &mut Report) -> Sources {
-        let Some(raw) = raw else { return Sources::Auto };
+    pub(super) fn resolve(raw: Option<At<Many<RawSource>>>, paths: &Paths, report: &mut Report) -> Sources {
+        let socket = paths.runtime_dir.join(SOCKET_NAME);
+        let Some(raw) = raw else { return Sources::Auto { socket } };
         let mut list: Vec<(Source, Place, bool)> = Vec::new();
         for At { value, place } in raw.value.0 {
             let forced = value.force.as_ref().is_some_and(|force| force.value);
-            if let Some(source) = resolve_one(value, place, report) {
+            if let Some(source) = resolve_one(value, place, &socket, report) {
                 refuse_twins(&source, place, &list, report);
                 list.push((source, place, forced));
             }
@@ -107,7 +111,7 @@ impl Sources {
     }
 }
 
-fn resolve_one(raw: RawSource, place: Place, report: &mut Report) -> Option<Source> {
+fn resolve_one(raw: RawSource, place: Place, socket: &Path, report: &mut Report) -> Option<Source> {
     let Some(kind) = raw.kind else {
         report.push(Problem::error(place, "a source without `kind`").help("kind = \"journal\", \"socket\" or \"file\""));
         return None;
@@ -122,7 +126,7 @@ fn resolve_one(raw: RawSource, place: Place, report: &mut Report) -> Option<Sour
     let default_name = path.as_deref().and_then(Path::file_name).map_or_else(|| kind.value.to_string(), |name| name.display().to_string());
     let input = match (kind.value, path) {
         (Kind::Socket, path) => {
-            Input::Socket { path: path.unwrap_or_else(|| SOCKET_PATH.into()), annotated: value_or(raw.annotated, false) }
+            Input::Socket { path: path.unwrap_or_else(|| socket.to_owned()), annotated: value_or(raw.annotated, false) }
         }
         (Kind::File, Some(path)) => Input::File { path, from, trusted: raw.trusted.map(|trusted| trusted.value) },
         (Kind::File, None) => return None,
