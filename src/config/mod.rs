@@ -22,7 +22,7 @@ pub use allow::Allow;
 pub use files::Paths;
 pub use report::Report;
 pub use settings::{BanRules, Control, Enforcement, Log, State};
-pub use sources::{Source, Sources, TrustRule};
+pub use sources::{Sources, TrustRule};
 
 use files::Texts;
 use raw::RawMain;
@@ -40,7 +40,7 @@ pub struct Config {
     pub allow: Allow,
     pub bans: BanRules,
     pub sources: Sources,
-    /// By falling precedence.
+    /// On top of what is built in; see [`sources::trust`].
     pub trust: Vec<TrustRule>,
     pub enforcement: Enforcement,
     pub state: State,
