@@ -65,7 +65,7 @@ fn unknown_words_get_a_suggestion() {
         ("then = \"bann\"", &["unknown action \"bann\"", "did you mean \"ban\"?"]),
         ("then = [\"ban_contributors\"]", &["unknown action", "did you mean \"ban-contributors\"?"]),
         ("mode = \"observed\"", &["unknown mode", "did you mean \"observe\"?"]),
-        ("key = \"ip+acount\"", &["unknown key \"acount\"", "did you mean \"account\"?"]),
+        ("key = \"ip+acount\"", &["unknown key to count by \"acount\"", "did you mean \"account\"?"]),
         ("measure = \"distinct acount\"", &["unknown thing to tell apart \"acount\"", "did you mean \"account\"?"]),
         ("measure = \"distinkt account\"", &["unknown measure \"distinkt account\"", "did you mean \"distinct account\"?"]),
         ("unless = [\"knowngood\"]", &["unknown exception \"knowngood\"", "did you mean \"known-good\"?"]),
@@ -211,8 +211,7 @@ fn the_same_jail_twice_in_a_file_is_a_mistake() {
 
 #[test]
 fn a_later_file_overrides_single_keys() {
-    let first =
-        "[jail.x]\non = \"auth-failure\"\nkey = \"ip+account\"\nmaxretry = 6\nfindtime = \"10m\"\nbantime = \"1h\"\n[jail.x.override.\"a@b\"]\nfactor = 2\n";
+    let first = "[jail.x]\non = \"auth-failure\"\nkey = \"ip+account\"\nmaxretry = 6\nfindtime = \"10m\"\nbantime = \"1h\"\n[jail.x.override.\"a@b\"]\nfactor = 2\n";
     let second = "[jail.x]\nlimit = 3\nbantime = -1\nmode = \"observe\"\n[jail.x.override.\"c@d\"]\nexempt = true\n";
     let config = load(&[("jail.d/10.toml", first), ("jail.d/20.toml", second)]).unwrap();
     let jail = &config.jails[0];

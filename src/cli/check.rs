@@ -82,7 +82,7 @@ fn print_text(checked: &Checked) -> io::Result<()> {
             let (jails, filters, patterns) = (counted(*jails, "jail"), counted(*filters, "filter"), counted(*patterns, "pattern"));
             writeln!(io::stdout(), "ok: {jails}, {filters} ({patterns}), {}{warnings}", counted(*sources, "source"))
         }
-        Err(report) => writeln!(io::stderr(), "{}; nothing was changed", counted(report.count(Severity::Error), "error")),
+        Err(report) => writeln!(io::stderr(), "{}", counted(report.count(Severity::Error), "error")),
     }
 }
 
