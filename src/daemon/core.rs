@@ -15,12 +15,12 @@ use super::inbox::{ControlThread, Inbox, Message};
 use super::setup::{self, Setup};
 use super::views;
 use super::Options;
-use crate::config::Config;
+use crate::config::{Config, Paths};
 use crate::control::{Code, Request, Response};
 use crate::correlate::Correlator;
 use crate::engine::Engine;
 use crate::limits;
-use crate::parse::{FilterSet, Outcome, Parser};
+use crate::parse::{Outcome, Parser, ParserOptions};
 use crate::source::origin::Trust;
 use crate::source::{Batch, Source};
 use crate::time::{Clock, SteadyClock, Timestamp};
@@ -29,6 +29,8 @@ use crate::time::{Clock, SteadyClock, Timestamp};
 const TICK: Duration = Duration::from_secs(1);
 /// Rows of a snapshot written between two batches.
 const SNAPSHOT_SLICE_ROWS: usize = 512;
+/// How long the sources are still read after the word to stop.
+const LAST_TURN: Duration = Duration::from_secs(1);
 
 /// Runs the daemon until it is told to stop.
 pub fn run(options: &Options) -> ExitCode {
@@ -62,10 +64,11 @@ pub struct Core {
     pub(super) clock: SteadyClock,
     pub(super) started: Timestamp,
     pub(super) config: Arc<Config>,
-    filters: Arc<FilterSet>,
+    paths: Paths,
+    parser_options: ParserOptions,
     parser: Parser,
     trust: Trust,
-    correlator: Correlator,
+    pub(super) correlator: Correlator,
     pub(super) engine: Engine,
     pub(super) sources: Vec<Source>,
     pub(super) effects: Effects,
@@ -99,10 +102,11 @@ impl Core {
         let interval = setup.config.state.snapshot_interval;
         Core {
             started: setup.clock.now(),
-            parser: Parser::new(setup.filters.clone(), setup.parser_options),
+            parser: Parser::new(setup.config.filters.set.clone(), setup.parser_options.clone()),
             clock: setup.clock,
             config: setup.config,
-            filters: setup.filters,
+            paths: setup.paths,
+            parser_options: setup.parser_options.clone(),
             trust: setup.trust,
             correlator: setup.correlator,
             engine: setup.engine,
@@ -120,14 +124,14 @@ impl Core {
     /// The loop: wait, read, decide, act; until somebody says stop.
     fn serve(&mut self) {
         loop {
-            let busy = self.read_sources();
-            self.act();
+            let more_lines = self.read_sources();
+            let more_to_do = self.act();
             if self.answer() == Flow::Stop {
                 return;
             }
             self.keep_time();
             self.write_snapshot_slice();
-            if !busy {
+            if !more_lines && !more_to_do {
                 self.wait();
             }
         }
@@ -142,7 +146,7 @@ impl Core {
             let Some(source) = self.sources.get_mut(index) else { continue };
             match source.read(&mut self.batch, limits::BATCH_EVENTS_MAX, now) {
                 Ok(count) => busy |= count >= limits::BATCH_EVENTS_MAX,
-                Err(error) => self.effects.warn_of_source(index, &error),
+                Err(error) => self.effects.warn_of_source(index, &source.stats().name, &error),
             }
             self.handle_batch(now);
         }
@@ -150,7 +154,7 @@ impl Core {
     }
 
     fn handle_batch(&mut self, now: Timestamp) {
-        let Core { batch, parser, filters, trust, correlator, engine, counts, .. } = self;
+        let Core { batch, parser, trust, correlator, engine, counts, .. } = self;
         for (line, text) in batch.iter() {
             counts.lines += 1;
             let parsed = match parser.parse(text, line.received) {
@@ -171,15 +175,17 @@ impl Core {
             counts.recognised += 1;
             let vouched = trust.vouches(line.origin, crate::parse::slice(text, parsed.program), parsed.sender_uid);
             counts.unvouched += u64::from(!vouched);
-            let filter = filters.filter_name(parsed.pattern);
-            correlator.handle(text, &parsed, filter, vouched, now, &mut |event| engine.handle_event(event, now));
+            let filters = parser.filters();
+            correlator.handle(text, &parsed, filters.filter_name(parsed.pattern), vouched, now, &mut |event| engine.handle_event(event, now));
         }
     }
 
-    /// Everything that the engine has decided, into the ledger's store, the kernel, the log.
-    fn act(&mut self) {
+    /// Everything that the engine has decided, into the store, the kernel, the log. True when there is more.
+    fn act(&mut self) -> bool {
         let now = self.clock.now();
-        self.effects.apply(&mut self.engine, &self.inbox, now);
+        let more = self.effects.apply(&mut self.engine, &self.inbox, now);
+        self.effects.firewall.work();
+        more || self.effects.firewall.is_busy()
     }
 
     fn answer(&mut self) -> Flow {
@@ -187,13 +193,13 @@ impl Core {
         while let Some(message) = self.inbox.next() {
             match message {
                 Message::Request(request, answer) => {
-                    let response = self.respond(request);
                     // The asker may have gone.
-                    let _ = answer.send(response);
+                    let _ = answer.send(self.respond(request));
                 }
                 Message::Reload => {
                     let response = self.reload();
-                    log::log!(if response.code == Code::Ok { log::Level::Info } else { log::Level::Error }, "reload: {}", response.message);
+                    let level = if response.code == Code::Ok { log::Level::Info } else { log::Level::Error };
+                    log::log!(level, "reload: {}", response.message);
                 }
                 Message::Stop => return Flow::Stop,
             }
@@ -212,9 +218,123 @@ impl Core {
             Request::Monitor => Response::error(Code::BadRequest, "monitor is answered before it comes here"),
             command => {
                 let response = views::command(&mut self.engine, command, now);
-                self.act();
+                while self.effects.apply(&mut self.engine, &self.inbox, now) {}
                 response
             }
+        }
+    }
+
+    /// Everything is read and checked before anything changes.
+    fn reload(&mut self) -> Response {
+        let config = match crate::config::load(&self.paths) {
+            Ok(config) => config,
+            Err(report) => return Response::error(Code::Failed, format!("the configuration has mistakes; nothing was changed\n{report}")),
+        };
+        setup::warn_of(&config);
+        let now = self.clock.now();
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading, sd_notify::NotifyState::monotonic_usec_now().unwrap_or(sd_notify::NotifyState::Reloading)]);
+        self.parser = Parser::new(config.filters.set.clone(), self.parser_options.clone());
+        self.engine.reconfigure(setup::engine_config(&config, self.engine.seed()), now);
+        self.correlator.reconfigure(config.accounts.clone(), setup::mynetworks(&config));
+        self.effects.reconfigure(config.enforcement.destroy_sockets);
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        let mut text = format!("reloaded: {} jails, {} patterns", config.jails.len(), config.filters.set.pattern_count());
+        if config.sources != self.config.sources || config.enforcement != self.config.enforcement || config.state != self.config.state {
+            text.push_str("; changes of [[source]], [enforcement], [state] and [trust] take effect with the next restart");
+        }
+        self.config = Arc::new(config);
+        Response::ok(text)
+    }
+
+    /// What is due: ends of bans, the once-a-second duties, the watchdog.
+    fn keep_time(&mut self) {
+        let now = self.clock.now();
+        if self.engine.poll_timeout().is_some_and(|due| due <= now) {
+            self.engine.handle_timeout(now);
+            self.act();
+        }
+        if Instant::now() < self.next_tick {
+            return;
+        }
+        self.next_tick = Instant::now() + TICK;
+        self.parser.set_reference(now);
+        self.effects.firewall.tick(&self.engine, now);
+        self.effects.keep_store(&self.engine, now);
+        if self.watchdog.is_some() {
+            // Fed from here, so that a core that hangs is restarted.
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        }
+    }
+
+    /// Begins a snapshot when one is due, and goes on with the one that runs. Its cursors and its rows are of one moment.
+    fn write_snapshot_slice(&mut self) {
+        if self.snapshot.running.is_none() {
+            if Instant::now() < self.snapshot.next || !self.effects.store.can_save_windows() {
+                return;
+            }
+            self.snapshot.next = Instant::now() + self.snapshot.interval;
+            self.snapshot.running = Some(self.cursors());
+            self.engine.begin_snapshot();
+        }
+        let is_done = self.engine.next_slice(SNAPSHOT_SLICE_ROWS, &mut self.snapshot.rows);
+        if is_done && let Some(cursors) = self.snapshot.running.take() {
+            let rows = std::mem::take(&mut self.snapshot.rows);
+            if self.effects.store.save_windows(rows, cursors).is_err() {
+                log::error!("a snapshot was begun before the last one was on disk: its counts are lost until the next one");
+            }
+        }
+    }
+
+    fn cursors(&self) -> Vec<(String, String)> {
+        self.sources.iter().filter_map(|source| Some((source.stats().name, source.cursor()?))).collect()
+    }
+
+    /// Sleeps until an input has something, or something is due.
+    fn wait(&mut self) {
+        let now = self.clock.now();
+        let due = self.engine.poll_timeout().map_or(TICK, |due| due.since(now));
+        let mut span = due.min(self.next_tick.saturating_duration_since(Instant::now()));
+        if self.snapshot.running.is_some() {
+            span = Duration::ZERO;
+        }
+        // Rounded up: a millisecond early would be a turn for nothing.
+        let timeout = PollTimeout::try_from(span.as_micros().div_ceil(1_000).min(1_000)).unwrap_or(PollTimeout::ZERO);
+        let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(self.sources.len() + 1);
+        fds.push(PollFd::new(self.inbox.fd(), PollFlags::POLLIN));
+        fds.extend(self.sources.iter().map(|source| PollFd::new(source.fd(), PollFlags::POLLIN)));
+        // EINTR: a turn for nothing does no harm.
+        let _ = poll(&mut fds, timeout);
+    }
+
+    /// The last turn: what waits is read, decided and saved.
+    fn finish(&mut self) {
+        log::info!("stopping");
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        let end = Instant::now() + LAST_TURN;
+        while self.read_sources() && Instant::now() < end {
+            self.act();
+        }
+        while self.act() {}
+        self.save_all();
+        if let Err(error) = self.effects.store.flush() {
+            log::error!("not everything could be saved: {error}");
+        }
+    }
+
+    fn save_all(&mut self) {
+        // The one that runs is finished, then a last one is made.
+        for _ in 0..2 {
+            while self.snapshot.running.is_some() {
+                self.write_snapshot_slice();
+            }
+            if self.effects.store.flush().is_err() {
+                return;
+            }
+            self.snapshot.next = Instant::now();
+            self.write_snapshot_slice();
+        }
+        while self.snapshot.running.is_some() {
+            self.write_snapshot_slice();
         }
     }
 }

@@ -1,35 +1,28 @@
 //! From options and configuration to everything that the core needs; each failure says what to do.
 
-use std::path::{Path, PathBuf};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
-use log::{LevelFilter, info, warn};
-use nix::unistd::Uid;
+use log::{LevelFilter, error, info, warn};
 
 use super::decisions::Effects;
 use super::firewall::Firewall;
 use super::inbox::{self, ControlThread, Inbox};
 use super::{Options, log as logging};
-use crate::config::allow::{Mynetworks, Trusted, ask_postfix};
-use crate::config::raw::User;
+use crate::config::allow::{Mynetworks, ask_postfix};
 use crate::config::settings::{LogLevel, LogTarget};
-use crate::config::sources::{Begin, Host, Input as Configured, SOCKET_PATH};
+use crate::config::sources::{self, Host, INHERITED_NAME};
 use crate::config::{self, Config, Paths};
 use crate::correlate::Correlator;
 use crate::enforce::nft::NftOptions;
 use crate::engine::allow::AllowConfig;
 use crate::engine::{Engine, EngineConfig};
-use crate::parse::{FilterSet, ParserOptions};
-use crate::source::origin::Trust;
-use crate::source::spec::{Facilities, Start};
-use crate::source::{Inherited, Input, Source, SourceSpec};
+use crate::parse::ParserOptions;
+use crate::source::{Inherited, Source, SourceSpec, Trust};
 use crate::store::Store;
 use crate::time::{Clock, SteadyClock, Timestamp};
-
-/// The name under which systemd hands over the syslog socket.
-const SOCKET_NAME: &str = "syslog";
 
 /// What `core` starts with.
 pub(super) struct Setup {
@@ -41,71 +34,64 @@ pub(super) struct Setup {
     pub engine: Engine,
     pub sources: Vec<Source>,
     pub effects: Effects,
-    pub places: Places,
+    pub paths: Paths,
     pub log_writer: logging::Writer,
 }
 
-/// Where things are, options over configuration.
-#[derive(Clone, Debug)]
-pub(super) struct Places {
-    pub config: Paths,
-    pub state_dir: PathBuf,
-    pub control_socket: PathBuf,
-    pub syslog_socket: PathBuf,
-}
-
 pub(super) fn start(options: &Options) -> Result<(Setup, Inbox, ControlThread), String> {
-    let paths = Paths::choose(options.config.as_deref());
+    let paths = paths(options);
     let config = config::load(&paths).map_err(|report| format!("the configuration has mistakes; nothing was started\n{report}"))?;
     let log_writer = logging::start(log_target(&config), log_level(&config));
-    if !config.warnings.is_empty() {
-        warn!("{}", config.warnings);
-    }
+    warn_of(&config);
     let clock = SteadyClock::start();
     let now = clock.now();
-    let places = Places::new(paths, options, &config);
     // First of all, so that of two daemons the second one touches nothing.
-    let (inbox, control) = inbox::start(places.control_socket.clone(), config.control.group.clone())?;
-    let (store, loaded) = Store::open(&places.state_dir, now).map_err(|error| error.to_string())?;
+    let (inbox, control) = inbox::start(config.control.socket.clone(), config.control.group.clone())?;
+    let (store, loaded) = Store::open(&config.state.dir, now).map_err(|error| error.to_string())?;
     for notice in &loaded.notices {
-        log::error!("{notice}");
+        error!("{notice}");
     }
     let mut engine = Engine::new(engine_config(&config), now);
-    engine.restore(loaded.windows, now);
-    engine.restore_bans(loaded.bans, now);
+    engine.restore(loaded.windows);
+    engine.restore_bans(loaded.bans);
     let dry_run = options.dry_run || config.enforcement.dry_run;
     let mut firewall = Firewall::open(nft_options(&config), dry_run);
     firewall.restore(&engine, now);
     let mut inherited = Inherited::from_environment();
-    let specs = specs(&config, &places, inherited.has(SOCKET_NAME));
+    let specs = config.sources.on(Host::look(inherited.has(INHERITED_NAME)));
     let trust = trust(&config, &specs);
     let sources = open_sources(&specs, &loaded.cursors, &mut inherited, now)?;
-    info!("{} jails, {} patterns, {} sources, {} bans taken over", config.jails.len(), config.filters.pattern_count(), sources.len(), engine.ban_count());
+    info!("{} jails, {} sources, {} bans taken over", config.jails.len(), sources.len(), engine.ban_count());
     let setup = Setup {
-        clock,
-        parser_options: parser_options(&config, &specs, now),
-        trust,
+        parser_options: parser_options(&specs, now),
         correlator: Correlator::new(config.accounts.clone(), mynetworks(&config)),
+        effects: Effects::new(firewall, store),
+        config: Arc::new(config),
+        clock,
+        trust,
         engine,
         sources,
-        effects: Effects::new(firewall, store),
-        places,
+        paths,
         log_writer,
-        config: Arc::new(config),
     };
     Ok((setup, inbox, control))
 }
 
-impl Places {
-    fn new(config_paths: Paths, options: &Options, config: &Config) -> Places {
-        let state_dir = options.state_dir.clone().unwrap_or_else(|| config.state.dir.clone());
-        let in_runtime = |name: &str| options.runtime_dir.as_deref().map(|dir| dir.join(name));
-        Places {
-            config: config_paths,
-            state_dir,
-            control_socket: in_runtime("control.sock").unwrap_or_else(|| config.control.socket.clone()),
-            syslog_socket: in_runtime("syslog.sock").unwrap_or_else(|| SOCKET_PATH.into()),
-        }
+/// Where the configuration, the state and the sockets are; the options say otherwise.
+pub(super) fn paths(options: &Options) -> Paths {
+    let mut paths = Paths::choose(options.config.as_deref());
+    if let Some(dir) = &options.state_dir {
+        paths.state_dir.clone_from(dir);
+    }
+    if let Some(dir) = &options.runtime_dir {
+        paths.runtime_dir.clone_from(dir);
+    }
+    paths
+}
+
+pub(super) fn warn_of(config: &Config) {
+    for line in config.warnings.to_string().lines().filter(|line| !line.trim().is_empty()) {
+        warn!("configuration: {line}");
     }
 }
 
@@ -117,15 +103,14 @@ pub(super) fn engine_config(config: &Config) -> EngineConfig {
         relays: config.allow.relays.clone(),
         mynetworks: mynetworks(config),
     };
-    EngineConfig { jails: config.jails.clone(), allow, sanction: config.bans.clone(), ..EngineConfig::default() }
+    EngineConfig { jails: config.jails.clone(), allow, sanction: config.bans.sanction(), persist: true, ..EngineConfig::default() }
 }
 
 pub(super) fn mynetworks(config: &Config) -> Vec<IpNetwork> {
-    let networks = match &config.allow.mynetworks {
+    match &config.allow.mynetworks {
         Mynetworks::These(networks) => networks.clone(),
         Mynetworks::Auto => ask_postfix().unwrap_or_default(),
-    };
-    Trusted::of(&networks).exempt
+    }
 }
 
 /// The addresses of this host's interfaces.
@@ -133,10 +118,8 @@ fn own_addresses() -> Vec<IpNetwork> {
     let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
     let address = |interface: nix::ifaddrs::InterfaceAddress| -> Option<IpNetwork> {
         let storage = interface.address?;
-        let ip = storage
-            .as_sockaddr_in()
-            .map(|v4| std::net::IpAddr::V4(v4.ip()))
-            .or_else(|| storage.as_sockaddr_in6().map(|v6| std::net::IpAddr::V6(v6.ip())))?;
+        let ipv4 = storage.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        let ip = ipv4.or_else(|| storage.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))?;
         Some(crate::address::single(ip))
     };
     interfaces.filter_map(address).collect()
@@ -152,35 +135,36 @@ pub(super) fn nft_options(config: &Config) -> NftOptions {
     }
 }
 
-fn specs(config: &Config, places: &Places, has_passed_socket: bool) -> Vec<SourceSpec> {
-    let configured = config.sources.on(Host::look(has_passed_socket));
-    configured.into_iter().map(|source| spec(source.name, source.input, places, has_passed_socket)).collect()
-}
-
-fn trust(config: &Config, specs: &[SourceSpec]) -> Trust {
-    let mut trust = Trust::new();
-    for rule in &config.trust {
-        for user in &rule.users {
-            match user {
-                User::Name(name) => drop(trust.allow_user(&rule.program, name)),
-                User::Id(uid) => trust.allow(&rule.program, *uid),
-            }
-        }
-    }
-    for (id, _) in specs.iter().enumerate().filter(|(_, spec)| spec.annotate) {
-        trust.require_annotation(u8::try_from(id).unwrap_or(u8::MAX));
+pub(super) fn trust(config: &Config, specs: &[SourceSpec]) -> Trust {
+    let (trust, missing) = sources::trust(&config.trust, specs);
+    for user in missing {
+        warn!("configuration: [trust] names the user {user:?}, whom this host does not have");
     }
     trust
 }
 
+/// A source that cannot be opened stops the others from nothing; without any there is nothing to do.
 fn open_sources(specs: &[SourceSpec], cursors: &[(String, String)], inherited: &mut Inherited, now: Timestamp) -> Result<Vec<Source>, String> {
     let mut sources = Vec::new();
-    for (id, spec) in specs.iter().enumerate() {
+    let mut troubles = Vec::new();
+    for (id, spec) in (0..=u8::MAX).zip(specs) {
         let cursor = cursors.iter().find(|(name, _)| *name == spec.name).map(|(_, cursor)| cursor.as_str());
-        let source = Source::open(spec, u8::try_from(id).unwrap_or(u8::MAX), cursor, inherited, now);
-        sources.push(source.map_err(|error| format!("source \"{}\": {error}", spec.name))?);
+        match Source::open(spec, id, cursor, inherited, now) {
+            Ok(source) => sources.push(source),
+            Err(error) => troubles.push(format!("source \"{}\": {error}", spec.name)),
+        }
+    }
+    if sources.is_empty() {
+        return Err(format!("no source of log lines could be opened: {}", troubles.join("; ")));
+    }
+    for trouble in troubles {
+        error!("{trouble}; going on without it");
     }
     Ok(sources)
+}
+
+fn parser_options(specs: &[SourceSpec], now: Timestamp) -> ParserOptions {
+    ParserOptions { reference: now, annotated: specs.iter().any(|spec| spec.annotate), ..ParserOptions::default() }
 }
 
 fn log_target(config: &Config) -> logging::Target {
