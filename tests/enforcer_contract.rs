@@ -140,13 +140,13 @@ fn the_fake_tells_the_truth_about_the_kernel() {
             }
             let mut kernel = NetlinkKernel::start(options.clone()).unwrap();
             if plain {
-                compare(&mut kernel, options, 1_000 + bits as u64, 60, &|| {
+                compare(&mut kernel, options, 1_000 + bits as u64, 30, &|| {
                     netns::run("nft flush ruleset");
                 });
             } else {
                 let mut fake = FakeKernel::new(options, Timestamp::ZERO);
                 let mut random = Random(bits as u64);
-                for step in 0..60 {
+                for step in 0..30 {
                     let (add, remove) = (random.elements(), random.elements());
                     let refused: Vec<String> = [&mut kernel as &mut dyn Kernel, &mut fake]
                         .map(|kernel| {

@@ -83,7 +83,8 @@ fn packets_of_the_banned_stop_with_every_set_of_features() {
     inside("packets_of_the_banned_stop_with_every_set_of_features", || {
         let (bad, good) = (Host::new(1), Host::new(2));
         serve(&[25]);
-        for disabled in combinations() {
+        // Which element an error is about plays no part here.
+        for disabled in combinations().filter(|disabled| !disabled.contains(&Feature::ErrorOffset)) {
             let mut kernel = start(&disabled);
             let (to_v4, to_v6) = (bad.server(false, 25), bad.server(true, 25));
             let (open_v4, open_v6, other) = (bad.connect(to_v4), bad.connect(to_v6), good.connect(good.server(false, 25)));
@@ -508,4 +509,80 @@ fn the_dry_run_prints_what_the_kernel_gets() {
         };
         assert_eq!(listed("printed"), listed("written"));
     });
+}
+
+/// Figures, in a release build: `cargo test --release --test nft_netns figures -- --ignored --nocapture`.
+#[test]
+#[ignore = "measures"]
+fn figures() {
+    inside("figures", || {
+        let host = |number: u32| element(std::net::Ipv4Addr::from(0x0b00_0000 + number), Scope::Mail, HOUR);
+        for disabled in [&[][..], &[Feature::TimeoutUpdate], &[Feature::TimeoutUpdate, Feature::Destroy]] {
+            let began = Instant::now();
+            let mut kernel = start(disabled);
+            println!("without {disabled:?}: start {:?}", began.elapsed());
+            measure("one ban, back to back", 20_000, |number| all_taken(kernel.add(&[host(number)])));
+            measure("the same again", 20_000, |number| all_taken(kernel.add(&[host(number)])));
+            measure("one unban", 20_000, |number| kernel.remove(&[host(number).key()]).unwrap());
+            measure("one ban after 2 ms of rest", 500, |number| {
+                let began = Instant::now();
+                all_taken(kernel.add(&[host(number)]));
+                let took = began.elapsed();
+                std::thread::sleep(Duration::from_millis(2));
+                took
+            });
+            measure("look for changes", 20_000, |_| assert_eq!(kernel.changed_behind_us().unwrap(), Change::None));
+            measure("is it banned", 20_000, |number| assert!(kernel.contains(host(number % 500).net, Scope::Mail).unwrap().is_some()));
+            let all: Vec<Element> = (0..100_000).map(host).collect();
+            for what in ["new", "again"] {
+                let began = Instant::now();
+                let worst = all.chunks(500).map(|slice| {
+                    let began = Instant::now();
+                    all_taken(kernel.add(slice));
+                    began.elapsed()
+                });
+                let worst = worst.max().unwrap();
+                println!("  100,000 bans {what}: {:.0} bans/s, worst slice {worst:?}", 100_000.0 / began.elapsed().as_secs_f64());
+            }
+            drop(kernel);
+            let began = Instant::now();
+            let mut kernel = start(disabled);
+            println!("  start over 100,000 bans {:?}", began.elapsed());
+            measure("one ban beside 100,000", 20_000, |number| all_taken(kernel.add(&[host(200_000 + number)])));
+            let began = Instant::now();
+            let keys: Vec<_> = all.iter().map(Element::key).collect();
+            keys.chunks(500).for_each(|slice| kernel.remove(slice).unwrap());
+            println!("  100,000 unbans {:?}", began.elapsed());
+            drop(kernel);
+            teardown("mailwarden").unwrap();
+        }
+    });
+}
+
+/// What a call can say about its own time.
+trait Took {
+    fn or(self, measured: Duration) -> Duration;
+}
+impl Took for () {
+    fn or(self, measured: Duration) -> Duration {
+        measured
+    }
+}
+impl Took for Duration {
+    fn or(self, _: Duration) -> Duration {
+        self
+    }
+}
+
+fn measure<T: Took>(what: &str, times: u32, mut call: impl FnMut(u32) -> T) {
+    let mut taken: Vec<Duration> = (0..times)
+        .map(|number| {
+            let began = Instant::now();
+            let result = call(number);
+            result.or(began.elapsed())
+        })
+        .collect();
+    taken.sort();
+    let at = |percent: usize| taken[taken.len() * percent / 100];
+    println!("  {what}: p50 {:?} p99 {:?} max {:?}", at(50), at(99), taken.last().unwrap());
 }

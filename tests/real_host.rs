@@ -93,7 +93,7 @@ fn ban_guessers(layout: Layout) {
     let (site, warden) = Site::start(layout, Warden::start);
     let attacker = site.client("attacker", 66);
     let customer = site.client("customer", 20);
-    let mut at_work: Vec<Dialog> = MAIL_HOST.map(|server| log_in(&customer, server)).into();
+    let at_work = MAIL_HOST.map(|server| log_in(&customer, server));
     for (server, address, way) in [(MAIL_HOST[0], attacker.v4, Way::Smtp), (MAIL_HOST[1], attacker.v6, Way::Imap)] {
         let mut held = Dialog::smtp(&attacker, server, 587).unwrap();
         guess(&attacker, server, way, 8);
@@ -107,7 +107,7 @@ fn ban_guessers(layout: Layout) {
     guess(&third, MAIL_HOST[0], Way::Pop, 8);
     assert_eq!(warden.scope_of_ban(third.v4), "auth");
     assert_eq!(warden.banned().len(), 3, "{:?}", warden.banned());
-    for mut dialog in at_work.drain(..) {
+    for mut dialog in at_work {
         dialog.mail(ANNA.0, "boss@example.test").unwrap();
     }
     for server in MAIL_HOST {

@@ -21,8 +21,8 @@ pub struct DryRun<W> {
 impl<W: Write> DryRun<W> {
     /// Prints the table's creation at once.
     pub fn start(options: NftOptions, out: W) -> Result<DryRun<W>, NftError> {
-        let features =
-            Features { owner_persist: false, timeout_update: true, destroy: true, batch_end_ack: true }.without(&options.disabled);
+        let features = Features { owner_persist: false, timeout_update: true, destroy: true, batch_end_ack: true, error_offset: true }
+            .without(&options.disabled);
         let layout = Layout::new(&options.scopes, &options.reject, options.set_size);
         let mut dry_run = DryRun { out, options, features, layout };
         dry_run.rebuild()?;

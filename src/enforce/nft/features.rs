@@ -23,6 +23,8 @@ words! {
         Destroy = "destroy",
         /// The end of a batch is acknowledged (Linux 6.10).
         BatchEndAck = "batch-end-ack",
+        /// An error says which element it is about (Linux 5.15).
+        ErrorOffset = "error-offset",
     }
 }
 
@@ -32,6 +34,7 @@ pub struct Features {
     pub timeout_update: bool,
     pub destroy: bool,
     pub batch_end_ack: bool,
+    pub error_offset: bool,
 }
 
 impl Features {
@@ -41,6 +44,7 @@ impl Features {
             Feature::TimeoutUpdate => self.timeout_update,
             Feature::Destroy => self.destroy,
             Feature::BatchEndAck => self.batch_end_ack,
+            Feature::ErrorOffset => self.error_offset,
         }
     }
 
@@ -51,6 +55,7 @@ impl Features {
                 Feature::TimeoutUpdate => self.timeout_update = false,
                 Feature::Destroy => self.destroy = false,
                 Feature::BatchEndAck => self.batch_end_ack = false,
+                Feature::ErrorOffset => self.error_offset = false,
             }
         }
         self
@@ -70,8 +75,9 @@ pub fn probe() -> Result<Features, NftError> {
     let (owner_persist, committed) = probe_table(&mut link)?;
     let timeout_update = probe_timeout_update(&mut link)?;
     let destroy = accepts(&mut link, NftOp::Destroy { set: SCRATCH, elements: vec![scratch("192.0.2.2", 1)] })?;
+    let error_offset = probe_error_offset(&mut link)?;
     must(&mut link, &[NftOp::DeleteTable])?;
-    Ok(Features { owner_persist, timeout_update, destroy, batch_end_ack: committed.end_acknowledged })
+    Ok(Features { owner_persist, timeout_update, destroy, batch_end_ack: committed.end_acknowledged, error_offset })
 }
 
 const SCRATCH: SetId = SetId { scope: Scope::All, family: super::layout::Family::V4, prefix: 32 };
@@ -103,6 +109,15 @@ fn probe_timeout_update(link: &mut Link) -> Result<bool, NftError> {
     let taken = accepts(link, add(100))?;
     let left = read::element(link, SCRATCH, scratch("192.0.2.1", 0).net)?;
     Ok(taken && matches!(left, Some(Remaining::For(left)) if left > Duration::from_secs(50)))
+}
+
+fn probe_error_offset(link: &mut Link) -> Result<bool, NftError> {
+    let absent = [NftOp::Delete { set: SCRATCH, elements: vec![scratch("192.0.2.1", 1), scratch("192.0.2.3", 1)] }];
+    match link.commit(&absent, Ack::LastOp) {
+        Err(CommitError::Failed(blames)) => Ok(blames.iter().any(|blame| blame.element == Some(1))),
+        Ok(_) => Ok(false),
+        Err(error) => Err(kernel::translate(link, &absent, error)),
+    }
 }
 
 fn accepts(link: &mut Link, op: NftOp) -> Result<bool, NftError> {

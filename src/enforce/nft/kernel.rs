@@ -42,6 +42,7 @@ impl NetlinkKernel {
         let features = features::probe()?.without(&options.disabled);
         let generation = read::generation(&mut link)?;
         link.expiration = features.timeout_update;
+        link.offsets = features.error_offset;
         let layout = Layout::new(&options.scopes, &options.reject, options.set_size);
         let mut kernel = NetlinkKernel {
             link,
@@ -143,7 +144,7 @@ impl Kernel for NetlinkKernel {
             let ops = plan::removals(slice, &self.layout, &self.features);
             match self.commit(&ops) {
                 Ok(()) => {}
-                Err(CommitError::Failed(blames)) if blames.iter().any(is_gone) => self.repair()?,
+                Err(CommitError::Failed(blames)) if is_gone(&blames, &ops) => self.repair()?,
                 // Without "destroy" an absent key is added first, for which a full set has no room.
                 Err(CommitError::Failed(blames)) if blames.iter().any(|blame| blame.errno == Errno::ENFILE) => {
                     let mut present = Vec::new();
@@ -211,7 +212,7 @@ impl Kernel for NetlinkKernel {
         self.witnesses.clear();
         let ops: Vec<NftOp> = self.layout.sets().iter().map(|set| NftOp::FlushSet(*set)).collect();
         match self.commit(&ops) {
-            Err(CommitError::Failed(blames)) if blames.iter().any(is_gone) => self.repair(),
+            Err(CommitError::Failed(blames)) if is_gone(&blames, &ops) => self.repair(),
             result => result.map_err(|error| translate(&mut self.link, &ops, error)),
         }
     }
@@ -259,7 +260,7 @@ pub fn teardown(table: &str) -> Result<bool, NftError> {
     }
     match link.commit(&[NftOp::DeleteTable], Ack::LastOp) {
         Ok(_) => Ok(true),
-        Err(CommitError::Failed(blames)) if blames.iter().any(is_gone) => Ok(false),
+        Err(CommitError::Failed(blames)) if is_gone(&blames, &[NftOp::DeleteTable]) => Ok(false),
         Err(error) => Err(translate(&mut link, &[NftOp::DeleteTable], error)),
     }
 }
@@ -278,7 +279,7 @@ pub fn translate(link: &mut Link, ops: &[NftOp], error: CommitError) -> NftError
     let op = blame.op.and_then(|op| ops.get(op));
     match (blame.errno, op) {
         (Errno::EPERM, _) => refuse_foreign_owner(link).err().unwrap_or(NftError::NotPermitted),
-        _ if is_gone(&blame) => NftError::Gone { table },
+        _ if is_gone(std::slice::from_ref(&blame), ops) => NftError::Gone { table },
         (errno, op) => {
             let what = op.map_or_else(|| "the batch".into(), |op| Script { table: &table, ops: std::slice::from_ref(op) }.to_string());
             NftError::Refused { what: what.trim().chars().take(200).collect(), errno, text: blame.text }
@@ -291,9 +292,12 @@ pub fn is_unsupported(errno: Errno) -> bool {
     matches!(errno, Errno::EOPNOTSUPP | Errno::EINVAL | Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT)
 }
 
-/// Not an element but what it belongs to is missing.
-pub fn is_gone(blame: &Blame) -> bool {
-    blame.errno == Errno::ENOENT && blame.element.is_none()
+/// Not an element but what it belongs to is missing. A delete that does not say what it misses only follows from another failure.
+pub fn is_gone(blames: &[Blame], ops: &[NftOp]) -> bool {
+    blames.iter().any(|blame| {
+        let op = blame.op.and_then(|op| ops.get(op));
+        blame.errno == Errno::ENOENT && blame.element.is_none() && !matches!(op, Some(NftOp::Delete { .. }))
+    })
 }
 
 fn refuse_foreign_owner(link: &mut Link) -> Result<(), NftError> {

@@ -22,6 +22,8 @@ pub struct Link {
     table: TableName,
     /// Elements are written so that existing ones get the new timeout.
     pub expiration: bool,
+    /// What the kernel says about the place of an error is believed.
+    pub offsets: bool,
 }
 
 /// What in a batch the kernel did not like.
@@ -59,7 +61,7 @@ pub struct Committed {
 impl Link {
     pub fn open(table: TableName) -> Result<Link, NftError> {
         let socket = Socket::open(mnl::Bus::Netfilter)?;
-        Ok(Link { socket, batch: Batch::default(), request: Writer::default(), table, expiration: true })
+        Ok(Link { socket, batch: Batch::default(), request: Writer::default(), table, expiration: true, offsets: true })
     }
     pub fn table(&self) -> &TableName {
         &self.table
@@ -102,7 +104,7 @@ impl Link {
                     Meaning::Ack if message.seq == self.batch.end_seq() => committed.end_acknowledged = true,
                     Meaning::Ack => acknowledged |= message.seq == self.batch.last_op_seq(),
                     Meaning::Failed(failure) => {
-                        let (op, element) = self.batch.blame(failure.seq, failure.offset);
+                        let (op, element) = self.batch.blame(failure.seq, failure.offset.filter(|_| self.offsets));
                         blames.push(Blame { op, element, errno: Errno::from_raw(failure.errno), text: failure.text });
                     }
                     Meaning::Data(_) | Meaning::Done => {}

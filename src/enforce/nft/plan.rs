@@ -261,8 +261,9 @@ impl fmt::Display for Ports {
 mod tests {
     use super::*;
 
-    const MODERN: Features = Features { owner_persist: true, timeout_update: true, destroy: true, batch_end_ack: true };
-    const OLD: Features = Features { owner_persist: false, timeout_update: false, destroy: false, batch_end_ack: false };
+    const MODERN: Features = Features { owner_persist: true, timeout_update: true, destroy: true, batch_end_ack: true, error_offset: true };
+    const OLD: Features =
+        Features { owner_persist: false, timeout_update: false, destroy: false, batch_end_ack: false, error_offset: false };
     const MIDDLE: Features = Features { destroy: true, ..OLD };
 
     fn element(net: &str, scope: Scope, seconds: u64) -> Element {

@@ -31,7 +31,7 @@ impl NetlinkKernel {
                     let error = translate(&mut self.link, &ops, CommitError::TooBig);
                     return self.add_halves(groups, applied, error);
                 }
-                Err(CommitError::Failed(blames)) if blames.iter().any(is_gone) && attempt == 0 => self.repair()?,
+                Err(CommitError::Failed(blames)) if is_gone(&blames, &ops) && attempt == 0 => self.repair()?,
                 Err(CommitError::Failed(blames)) => {
                     self.drop_blamed(&mut groups, &ops, &blames, applied)?;
                     last = translate(&mut self.link, &ops, CommitError::Failed(blames));
@@ -48,7 +48,7 @@ impl NetlinkKernel {
         let mut seen = BTreeSet::new();
         for blame in blames {
             let index = blame.op.map(|op| op / ops_a_group.max(1));
-            let fatal = blame.errno == Errno::EPERM || is_gone(blame);
+            let fatal = blame.errno == Errno::EPERM || is_gone(std::slice::from_ref(blame), ops);
             let Some(group) = index.filter(|_| !fatal).and_then(|index| groups.get_mut(index)) else {
                 return Err(translate(&mut self.link, ops, CommitError::Failed(vec![blame.clone()])));
             };
