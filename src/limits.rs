@@ -29,6 +29,8 @@ pub const EVIDENCE_LINE_BYTES_MAX: usize = 400;
 pub const ACCOUNT_BYTES_MAX: usize = 255;
 /// Decisions waiting for the core to pick them up.
 pub const DECISIONS_PENDING_MAX: usize = 1_000_000;
+/// Bytes of one file of the configuration.
+pub const CONFIG_FILE_BYTES_MAX: usize = 8 << 20;
 /// Jails in one configuration.
 pub const JAILS_MAX: usize = 256;
 /// Bytes of one request on the control socket.

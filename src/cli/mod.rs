@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+pub mod check;
+
 pub fn main() -> ExitCode {
     ExitCode::from(2)
 }

@@ -1,0 +1,184 @@
+//! Who is never banned.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use ipnetwork::IpNetwork;
+
+use super::files;
+use super::raw::{AutoOr, Listed, RawAllow};
+use super::read::{At, FromText, Many};
+use super::report::{Place, Problem, Report};
+use super::settings::unplaced;
+
+/// A network of public addresses that is wider is somebody else's too.
+const PUBLIC_PREFIX_MIN: (u8, u8) = (29, 64);
+/// An entry of `ignoreip` that is wider is more likely a mistake.
+const IGNORED_PREFIX_MIN: (u8, u8) = (8, 16);
+
+/// Never banned, whatever they do. The host's own addresses and loopback come on top.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Allow {
+    pub ignoreip: Vec<IpNetwork>,
+    /// Own MX hosts, backup MX, smarthosts, proxies: neighbours.
+    pub relays: Vec<IpNetwork>,
+    pub mynetworks: Mynetworks,
+}
+
+/// The networks that Postfix relays for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Mynetworks {
+    /// Postfix is asked (`postconf -h mynetworks`).
+    #[default]
+    Auto,
+    These(Vec<IpNetwork>),
+}
+
+/// [`Mynetworks`] told apart: Postfix's default on old hosts is the provider's whole network, whose other customers
+/// must not go free.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Trusted {
+    /// Private, or narrow enough to be one's own: never banned.
+    pub exempt: Vec<IpNetwork>,
+    /// Too wide: exempt from nothing.
+    pub wide: Vec<IpNetwork>,
+}
+
+impl Allow {
+    pub(super) fn resolve(raw: RawAllow, report: &mut Report) -> Allow {
+        let ignoreip = networks(raw.ignoreip, report);
+        let relays = networks(raw.relays, report);
+        Allow { ignoreip, relays, mynetworks: raw.mynetworks.map_or(Mynetworks::Auto, |list| mynetworks(list, report)) }
+    }
+}
+
+impl Trusted {
+    pub fn of(networks: &[IpNetwork]) -> Trusted {
+        let (wide, exempt) = networks.iter().partition(|network| is_too_wide(**network));
+        Trusted { exempt, wide }
+    }
+}
+
+/// Reads Postfix's form of `mynetworks`: `127.0.0.0/8 [::1]/128, …`. Tables, files and exclusions (`!`) are left out: what is
+/// not read is not exempt.
+pub fn parse_postfix(text: &str) -> Vec<IpNetwork> {
+    let words = text.split([' ', ',', '\t', '\n']).filter(|word| !word.is_empty() && !word.starts_with('!'));
+    words.filter_map(|word| IpNetwork::parse(&word.replace(['[', ']'], "")).ok()).collect()
+}
+
+/// Asks Postfix for its networks; `None` when there is no Postfix, or it has no answer.
+pub fn ask_postfix() -> Option<Vec<IpNetwork>> {
+    let output = std::process::Command::new("postconf").args(["-h", "mynetworks"]).stdin(std::process::Stdio::null()).output().ok()?;
+    output.status.success().then(|| parse_postfix(&String::from_utf8_lossy(&output.stdout)))
+}
+
+fn mynetworks(list: At<Many<AutoOr<IpNetwork>>>, report: &mut Report) -> Mynetworks {
+    let mut these = Vec::new();
+    let entries = list.value.0;
+    let is_single = entries.len() == 1;
+    for At { value, place } in entries {
+        match value {
+            AutoOr::Auto if is_single => return Mynetworks::Auto,
+            AutoOr::Auto => report.push(Problem::error(place, "\"auto\" cannot stand beside networks").help("write one or the other")),
+            AutoOr::This(network) => {
+                if is_too_wide(network) {
+                    let problem = Problem::warning(place, format!("{network} is wide and public: it is exempt from nothing"));
+                    report.push(problem.help("hosts that you trust in there belong into `relays`, one by one"));
+                }
+                these.push(network);
+            }
+        }
+    }
+    Mynetworks::These(these)
+}
+
+fn networks(list: Option<At<Many<Listed>>>, report: &mut Report) -> Vec<IpNetwork> {
+    let mut networks = Vec::new();
+    for At { value, place } in list.map_or_else(Vec::new, |at| at.value.0) {
+        match value {
+            Listed::Net(network) => networks.push(At { value: network, place }),
+            Listed::File(path) => networks.extend(networks_of_file(&path, place, report)),
+        }
+    }
+    for At { value: network, place } in &networks {
+        if network.prefix() < by_family(*network, IGNORED_PREFIX_MIN) {
+            let problem = Problem::warning(*place, format!("{network} is a large part of the Internet, and nobody in it is ever banned"));
+            report.push(problem);
+        }
+    }
+    unplaced(networks)
+}
+
+/// One address or network a line; `#` begins a comment.
+fn networks_of_file(path: &Path, place: Place, report: &mut Report) -> Vec<At<IpNetwork>> {
+    let mut networks = Vec::new();
+    for line in files::read_list(path, place, report) {
+        match IpNetwork::parse(&line.value) {
+            Ok(value) => networks.push(At { value, place: line.place }),
+            Err(wrong) => report.push(wrong.at(line.place)),
+        }
+    }
+    networks
+}
+
+fn is_too_wide(network: IpNetwork) -> bool {
+    !is_private(network) && network.prefix() < by_family(network, PUBLIC_PREFIX_MIN)
+}
+
+/// The whole network lies in private, loopback or link-local space.
+fn is_private(network: IpNetwork) -> bool {
+    let prefix = network.prefix();
+    match network.network() {
+        IpAddr::V4(ip) => {
+            (ip.is_private() && prefix >= if ip.octets()[0] == 10 { 8 } else { 16 })
+                || (ip.is_private() && ip.octets()[0] == 172 && prefix >= 12)
+                || (ip.is_loopback() && prefix >= 8)
+                || (ip.is_link_local() && prefix >= 16)
+        }
+        IpAddr::V6(ip) => ip.is_loopback() || (ip.is_unique_local() && prefix >= 7) || (ip.is_unicast_link_local() && prefix >= 10),
+    }
+}
+
+fn by_family(network: IpNetwork, (ipv4, ipv6): (u8, u8)) -> u8 {
+    if network.is_ipv4() { ipv4 } else { ipv6 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_private_or_narrow_networks_are_exempt() {
+        let cases = [
+            ("10.0.0.0/8", true),
+            ("10.0.0.0/7", false),
+            ("172.16.0.0/12", true),
+            ("172.16.0.0/11", false),
+            ("192.168.1.0/24", true),
+            ("192.168.0.0/15", false),
+            ("127.0.0.0/8", true),
+            ("203.0.113.0/24", false),
+            ("203.0.113.8/29", true),
+            ("203.0.113.8/28", false),
+            ("203.0.113.8/32", true),
+            ("0.0.0.0/0", false),
+            ("::1/128", true),
+            ("fd00::/8", true),
+            ("fe80::/10", true),
+            ("2001:db8::/32", false),
+            ("2001:db8::/64", true),
+            ("::/0", false),
+        ];
+        for (network, expected) in cases {
+            let trusted = Trusted::of(&[network.parse().unwrap()]);
+            assert_eq!(trusted.exempt.len() == 1, expected, "{network}");
+        }
+    }
+
+    #[test]
+    fn postfix_form_is_read() {
+        let read = parse_postfix("127.0.0.0/8 [::ffff:127.0.0.0]/104 [::1]/128, !192.0.2.1, hash:/etc/postfix/net\n 198.51.100.7");
+        let shown: Vec<String> = read.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["127.0.0.0/8", "127.0.0.0/8", "::1/128", "198.51.100.7/32"]);
+    }
+}
