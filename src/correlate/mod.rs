@@ -126,9 +126,9 @@ impl Correlator {
         self.messages.get(message)?.ip
     }
 
-    /// Whether the beginning of a message has been seen. While it has not, a later line may still tell who sends it.
-    pub fn is_known(&self, message: MessageRef) -> bool {
-        self.messages.get(message).is_some_and(|message| message.flags.has(Flags::KNOWN))
+    /// Whether a later line may still tell who sends a message.
+    pub fn may_learn(&self, message: MessageRef) -> bool {
+        self.messages.get(message).is_some_and(|message| !message.flags.has(Flags::KNOWN) || message.flags.has(Flags::AWAITS_PROXY))
     }
 
     pub fn stats(&self) -> Stats {
@@ -153,8 +153,7 @@ impl Correlator {
     fn disconnect(&mut self, seen: Seen<'_>, sink: &mut Sink<'_>) -> Option<MessageRef> {
         let process = self.process(seen);
         let told = self.sessions.disconnect(process, seen.parsed.client);
-        let failed = sessions::failed_logins(slice(seen.line, seen.parsed.message));
-        let count = failed.saturating_sub(told);
+        let count = seen.parsed.count.saturating_sub(told);
         if count > 0 {
             sink(&Event { reason: Reason::AuthFailed, count, ..seen.event(EventKind::AuthFailure) });
         }
@@ -423,7 +422,7 @@ impl Correlator {
         let scope = scope(&self.hasher, seen);
         let root = self.messages.find(scope, seen.queue_id()?);
         if let Some(id) = seen.text(Field::OtherQueueId) {
-            let begun = self.messages.find(scope, id).filter(|at| !self.is_known(*at));
+            let begun = self.messages.find(scope, id).filter(|at| self.may_learn(*at));
             let notice = begun.or_else(|| self.messages.begin(scope, id, seen.now));
             if let Some(message) = notice.and_then(|at| self.messages.get_mut(at)) {
                 message.flags.set(Flags::KNOWN);
@@ -441,13 +440,15 @@ impl Correlator {
     fn delivery(&mut self, seen: Seen<'_>, sink: &mut Sink<'_>) -> Option<MessageRef> {
         let at = seen.queue_id().and_then(|id| self.messages.find(scope(&self.hasher, seen), id));
         let relay = seen.text(Field::Relay).and_then(reinjected::relay_address);
-        let inside = relay.is_some_and(|ip| self.is_inside(ip));
-        if inside && let Some(id) = seen.text(Field::Text).and_then(reinjected::queued_as) {
-            self.handed_to_filter(at, id, seen);
+        let loopback = relay.is_some_and(|ip| ip.is_loopback());
+        if relay.is_some_and(|ip| self.is_inside(ip))
+            && let Some(id) = seen.text(Field::Text).and_then(reinjected::queued_as)
+            && (self.handed_to_filter(at, id, seen) || loopback)
+        {
             return at;
         }
         let recipient = seen.text(Field::Recipient);
-        let leaves = seen.program().ends_with(b"/smtp") && !inside && !recipient.is_some_and(|to| self.canonical.is_local(to));
+        let leaves = seen.program().ends_with(b"/smtp") && !loopback && !recipient.is_some_and(|to| self.canonical.is_local(to));
         let Some((at, message)) = at.and_then(|at| Some((at, self.messages.get(at)?))) else {
             sink(&Event { recipients: u32::from(leaves), ..seen.event(EventKind::Delivery) });
             return None;
@@ -462,14 +463,18 @@ impl Correlator {
         Some(at)
     }
 
-    /// A content filter on this host took the message and has already handed it in again as `id`. That is no delivery.
-    fn handed_to_filter(&mut self, root: Option<MessageRef>, id: &[u8], seen: Seen<'_>) {
-        let Some(child) = self.messages.find(scope(&self.hasher, seen), id) else { return };
-        let continues = self.messages.get(child).is_some_and(|message| {
-            message.flags.has(Flags::INSIDE) && !message.flags.has(Flags::LOGIN) && !message.flags.has(Flags::NOTICE)
-        });
-        if let Some(root) = root.filter(|root| continues && *root != child) {
-            self.messages.inherit(child, root);
+    /// Whether a content filter took the message and has already handed it in again as `id`. That is no delivery.
+    fn handed_to_filter(&mut self, root: Option<MessageRef>, id: &[u8], seen: Seen<'_>) -> bool {
+        let Some(child) = self.messages.find(scope(&self.hasher, seen), id) else { return false };
+        let Some(flags) = self.messages.get(child).map(|message| message.flags) else { return false };
+        let open = flags.has(Flags::INSIDE) && !flags.has(Flags::LOGIN) && !flags.has(Flags::NOTICE);
+        match root.filter(|root| *root != child) {
+            Some(root) if open => {
+                self.messages.inherit(child, root);
+                true
+            }
+            // XFORWARD has told it already.
+            _ => flags.has(Flags::TOLD),
         }
     }
 

@@ -71,25 +71,6 @@ impl Sessions {
     }
 }
 
-/// The failed logins in smtpd's `disconnect from name[address] ehlo=1 auth=1/3 quit=1 commands=3/5`: successful/all.
-pub(super) fn failed_logins(message: &[u8]) -> u32 {
-    const WORD: &[u8] = b" auth=";
-    // Nothing behind the address is the client's text.
-    let Some(close) = memchr::memrchr(b']', message) else { return 0 };
-    let Some(start) = memchr::memmem::find(&message[close..], WORD) else { return 0 };
-    let (good, rest) = number(&message[close + start + WORD.len()..]);
-    match rest.strip_prefix(b"/") {
-        Some(rest) => number(rest).0.saturating_sub(good),
-        None => 0,
-    }
-}
-
-fn number(text: &[u8]) -> (u32, &[u8]) {
-    let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    let value = text[..digits].iter().fold(0u32, |value, digit| value.saturating_mul(10).saturating_add(u32::from(digit - b'0')));
-    (value, &text[digits..])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,23 +90,6 @@ mod tests {
         sessions.failed(process, ip, 1);
         sessions.connect(process);
         assert_eq!(sessions.told(process, ip), 0);
-    }
-
-    #[test]
-    fn failures_that_a_disconnect_line_counts() {
-        let cases = [
-            ("disconnect from unknown[192.0.2.13] ehlo=1 auth=0/2 quit=1 commands=2/4", 2),
-            ("disconnect from unknown[192.0.2.13] ehlo=1 auth=1/4 quit=1 commands=2/4", 3),
-            ("disconnect from unknown[192.0.2.13]:4711 auth=1 quit=1 commands=3", 0),
-            ("disconnect from unknown[192.0.2.13] auth=5/2", 0),
-            ("disconnect from unknown[192.0.2.13] auth=0/99999999999", u32::MAX),
-            ("disconnect from a auth=0/3 b[192.0.2.13] quit=1", 0),
-            ("disconnect from unknown[192.0.2.13] auth=", 0),
-            ("", 0),
-        ];
-        for (message, failed) in cases {
-            assert_eq!(failed_logins(message.as_bytes()), failed, "{message}");
-        }
     }
 
     #[test]
