@@ -7,7 +7,7 @@ use std::time::Duration;
 use mailwarden::config::{self, Config, Paths, Report};
 use mailwarden::engine::jail::{Action, Measure, Mode, Scope, Window};
 
-const FILTERS: [(&str, &str); 1] = [("filters/postfix.toml", "")];
+const FILTERS: [(&str, &str); 2] = [("filters/postfix.toml", ""), ("filters/sshd.toml", "")];
 
 fn load(files: &[(&str, &str)]) -> Result<Config, Report> {
     let all: Vec<(&str, &str)> = FILTERS.iter().chain(files).copied().collect();
@@ -303,9 +303,12 @@ fn the_main_file_is_checked() {
         ("[[source]]\nkind = \"file\"", "a file source without `path`"),
         ("[[source]]\nkind = \"journal\"\npath = \"/x\"", "`path` means nothing for a source of kind \"journal\""),
         ("[[source]]\nkind = \"socket\"\n[[source]]\nkind = \"socket\"", "two sources are called \"socket\""),
-        ("[[source]]\nkind = \"socket\"\n[[source]]\nkind = \"socket\"\nname = \"b\"", "reads the same path"),
-        ("[[source]]\nkind = \"journal\"\n[[source]]\nkind = \"file\"\npath = \"/var/log/mail.log\"", "may carry the same lines"),
-        ("[trust]\n\"*\" = [0]", "trust needs the name of a program"),
+        ("[[source]]\nkind = \"socket\"\n[[source]]\nkind = \"socket\"\nname = \"b\"", "read the same input"),
+        ("[[source]]\nkind = \"journal\"\n[[source]]\nkind = \"file\"\npath = \"/var/log/mail.log\"", "mailwarden.toml:3:1: sources"),
+        ("[[source]]\nkind = \"journal\"\n[[source]]\nkind = \"file\"\npath = \"/var/log/mail.log\"", "both carry mail"),
+        ("[[source]]\nkind = \"socket\"\nfacilities = \"mial\"", "unknown facility \"mial\""),
+        ("[[source]]\nkind = \"journal\"\ntrusted = true", "`trusted` means nothing for a source of kind \"journal\""),
+        ("[trust]\n\"*\" = [0]", "\"*\" is not the name of a program"),
         ("[trust]\nroundcube = [-1]", "-1 is below zero"),
         ("[trust]\nroundcube = [true]", "expected a user name or a uid"),
         ("[enforcement]\ntable = \"a-b\"", "\"a-b\" cannot be the name of a table"),
@@ -417,4 +420,106 @@ fn shipped_files() -> Vec<PathBuf> {
     files.push(root().join("mailwarden.toml"));
     files.sort();
     files
+}
+
+fn shipped() -> Vec<(String, String)> {
+    let shown = |path: &PathBuf| path.strip_prefix(root()).unwrap().display().to_string();
+    shipped_files().iter().map(|path| (shown(path), fs::read_to_string(path).unwrap())).collect()
+}
+
+#[test]
+fn what_is_shipped_is_clean() {
+    let config = config::load(&Paths::in_dir(&root())).unwrap_or_else(|report| panic!("{report}"));
+    assert!(config.warnings.is_empty(), "{}", config.warnings);
+    assert!(config.jails.len() >= 9);
+    for jail in &config.jails {
+        assert_eq!(jail.mode, Mode::Enforce, "{}", jail.name);
+        assert!(jail.ban.bantime.is_some(), "{}: no shipped ban lasts for ever", jail.name);
+        assert!(!matches!(jail.ban.scope, Scope::All | Scope::Web), "{}: closes more than its own doors", jail.name);
+        assert!(jail.steps.iter().all(|step| !step.then.contains(&Action::Lock)), "{}: locks", jail.name);
+    }
+}
+
+/// What stands behind `#` in the shipped main file is what holds without it; but for these, which are examples.
+const EXAMPLES: [&str; 7] = ["ignoreip", "relays", "default_domain", "domain_aliases", "aliases", "local_domains", "\"roundcube\""];
+
+#[test]
+fn the_comments_of_the_main_file_tell_the_defaults() {
+    let text = fs::read_to_string(root().join("mailwarden.toml")).unwrap();
+    let (mut defaults, mut sources) = (String::new(), String::new());
+    let mut in_sources = false;
+    for line in text.lines() {
+        let setting = line.trim_start_matches('#').trim_start();
+        let key = setting.split(" = ").next().unwrap_or_default();
+        in_sources = (in_sources || line == "# [[source]]") && line != "[trust]";
+        let is_setting = setting.starts_with('[') || (setting.contains(" = ") && !key.contains([' ', '`']));
+        if is_setting && !EXAMPLES.contains(&key) {
+            let into = if in_sources { &mut sources } else { &mut defaults };
+            into.push_str(&format!("{setting}\n"));
+        }
+    }
+    assert!(defaults.lines().count() > 25 && sources.lines().count() > 7, "{defaults}\n{sources}");
+    let written = load(&[("mailwarden.toml", &defaults)]).unwrap_or_else(|report| panic!("{report}"));
+    let default = load(&[]).unwrap();
+    assert_eq!(written.accounts, default.accounts);
+    assert_eq!(written.allow, default.allow);
+    assert_eq!(written.bans, default.bans);
+    assert_eq!(written.enforcement, default.enforcement);
+    assert_eq!(written.state, default.state);
+    assert_eq!(written.control, default.control);
+    assert_eq!(written.log, default.log);
+    let forced = sources.replace("kind =", "force = true\nkind =");
+    load(&[("mailwarden.toml", &forced)]).unwrap_or_else(|report| panic!("{report}"));
+}
+
+#[test]
+fn the_documentation_lists_every_key_and_no_other() {
+    let text = fs::read_to_string(root().join("docs/configuration.md")).unwrap();
+    for (table, keys) in mailwarden::config::raw::TABLES {
+        let heading = format!("### `{table}`\n");
+        let (_, section) = text.split_once(&heading).unwrap_or_else(|| panic!("no heading {heading:?}"));
+        let section = section.split("\n##").next().unwrap_or_default();
+        let rows = section.lines().filter(|line| line.starts_with("| `"));
+        let mut documented: Vec<&str> = rows
+            .filter_map(|row| row.split('|').nth(1))
+            .flat_map(|cell| cell.split(", "))
+            .map(|key| key.trim().trim_matches('`'))
+            .collect();
+        let mut keys = keys.to_vec();
+        keys.sort_unstable();
+        documented.sort_unstable();
+        assert_eq!(documented, keys, "{table}");
+    }
+}
+
+#[test]
+fn the_documentation_lists_every_word() {
+    use mailwarden::engine::jail::{Distinct, KeyPart};
+    use mailwarden::event::{EventKind, Reason, Service};
+    let text = fs::read_to_string(root().join("docs/configuration.md")).unwrap();
+    let words = EventKind::ALL.iter().map(|word| word.as_str()).chain(Service::ALL.iter().map(|word| word.as_str()));
+    let words = words.chain(Reason::ALL.iter().map(|word| word.as_str())).chain(KeyPart::ALL.iter().map(|word| word.as_str()));
+    for word in words.chain(Action::ALL.iter().map(|word| word.as_str())).chain(Scope::ALL.iter().map(|word| word.as_str())) {
+        assert!(text.contains(&format!("`{word}`")), "{word} is not documented");
+    }
+    for word in Distinct::ALL {
+        assert!(text.contains(&format!("`distinct {word}`")), "distinct {word} is not documented");
+    }
+}
+
+#[test]
+fn the_examples_of_the_documentation_are_right() {
+    let text = fs::read_to_string(root().join("docs/configuration.md")).unwrap();
+    let examples: Vec<&str> = text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(examples.len() > 12);
+    let shipped = shipped();
+    for example in examples {
+        let name = example.lines().next().unwrap_or_default().trim_start_matches("# ");
+        let mut files: Vec<(&str, &str)> =
+            shipped.iter().map(|(name, text)| (name.as_str(), text.as_str())).filter(|(other, _)| *other != name).collect();
+        files.push((name, example));
+        let config = load(&files).unwrap_or_else(|report| panic!("{report}\n{example}"));
+        let warnings = config.warnings.to_string();
+        assert!(warnings.is_empty(), "{warnings}");
+    }
 }

@@ -9,8 +9,9 @@ use serde::Serialize;
 
 use crate::config::allow::{self, Mynetworks, Trusted};
 use crate::config::report::{Located, Problem, Severity, colours_wanted};
-use crate::config::sources::{Host, Input};
+use crate::config::sources::{self, Host};
 use crate::config::{self, Config, Paths, Report};
+use crate::source::Input;
 
 /// Prints what is wrong, or `ok: …`. Mistakes give 1, warnings alone 0.
 pub fn run(config_dir: Option<&Path>, json: bool) -> ExitCode {
@@ -91,7 +92,11 @@ fn counted(count: usize, what: &str) -> String {
 
 /// What only the host can tell.
 fn look_at_host(config: &Config, report: &mut Report) {
-    for source in config.sources.on(Host::look(false)) {
+    let specs = config.sources.on(Host::look(false));
+    for user in sources::trust(&config.trust, &specs).1 {
+        report.push(Problem::notice(format!("[trust] names {user:?}, and there is no such user")));
+    }
+    for source in &specs {
         if let Input::File { path, .. } = &source.input
             && let Err(error) = File::open(path)
         {

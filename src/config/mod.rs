@@ -22,7 +22,7 @@ pub use allow::Allow;
 pub use files::Paths;
 pub use report::Report;
 pub use settings::{BanRules, Control, Enforcement, Log, State};
-pub use sources::{Source, Sources, TrustRule};
+pub use sources::{Sources, TrustRule};
 
 use files::Texts;
 use raw::RawMain;
@@ -40,7 +40,7 @@ pub struct Config {
     pub allow: Allow,
     pub bans: BanRules,
     pub sources: Sources,
-    /// By falling precedence.
+    /// On top of what is built in; see [`sources::trust`].
     pub trust: Vec<TrustRule>,
     pub enforcement: Enforcement,
     pub state: State,
@@ -54,17 +54,17 @@ pub struct Config {
 pub fn load(paths: &Paths) -> Result<Config, Report> {
     let mut report = Report::default();
     let texts = Texts::read(paths, &mut report);
-    resolve(&texts, report)
+    resolve(&texts, paths, report)
 }
 
 /// As [`load`], from texts that are named as in a configuration directory: `mailwarden.toml`, `jail.d/a.toml`, `filters/postfix.toml`.
 pub fn load_texts(files: &[(&str, &str)]) -> Result<Config, Report> {
     let mut report = Report::default();
     let texts = Texts::from_memory(files, &mut report);
-    resolve(&texts, report)
+    resolve(&texts, &Paths::installed(), report)
 }
 
-fn resolve(texts: &Texts, mut report: Report) -> Result<Config, Report> {
+fn resolve(texts: &Texts, paths: &Paths, mut report: Report) -> Result<Config, Report> {
     let main: Option<RawMain> = texts.main.as_ref().and_then(|text| files::parse(text, &mut report));
     let main = main.unwrap_or_default();
     let filters = filters::load(texts, &mut report);
@@ -78,11 +78,11 @@ fn resolve(texts: &Texts, mut report: Report) -> Result<Config, Report> {
         accounts,
         allow: Allow::resolve(value_or(main.allow, Default::default()), &mut report),
         bans: BanRules::resolve(value_or(main.bans, Default::default()), &mut report),
-        sources: Sources::resolve(main.sources, &mut report),
+        sources: Sources::resolve(main.sources, paths, &mut report),
         trust: sources::resolve_trust(main.trust, &mut report),
         enforcement: Enforcement::resolve(value_or(main.enforcement, Default::default()), &mut report),
-        state: State::resolve(value_or(main.state, Default::default())),
-        control: Control::resolve(value_or(main.control, Default::default())),
+        state: State::resolve(value_or(main.state, Default::default()), paths),
+        control: Control::resolve(value_or(main.control, Default::default()), paths),
         log: Log::resolve(value_or(main.log, Default::default())),
         warnings: Report::default(),
     };
