@@ -49,3 +49,5 @@ pub const JAILS_MAX: usize = 256;
 pub const CONTROL_REQUEST_BYTES_MAX: usize = 1 << 20;
 /// Control connections served at once.
 pub const CONTROL_CONNECTIONS_MAX: usize = 64;
+/// Connections whose failures are remembered until they end.
+pub const SESSIONS_MAX: usize = 65_536;
