@@ -18,7 +18,7 @@ use hashbrown::DefaultHashBuilder;
 use ipnetwork::IpNetwork;
 
 use crate::config::AccountRules;
-use crate::event::{Event, EventKind, Reason, Service};
+use crate::event::{Event, EventKind, Reason};
 use crate::parse::{Field, LineKind, Parsed, slice};
 use crate::time::Timestamp;
 use canonical::{Canonical, POSTFIX_NAME_BYTES};
