@@ -7,7 +7,9 @@ use std::time::Duration;
 use mailwarden::config::{self, Config, Paths, Report};
 use mailwarden::engine::jail::{Action, Measure, Mode, Scope, Window};
 
-const FILTERS: [(&str, &str); 2] = [("filters/postfix.toml", ""), ("filters/sshd.toml", "")];
+const FILTER: &str =
+    "[filter]\nname = 'postfix'\nprograms = ['postfix']\n[[pattern]]\nname = 'connect'\nkind = 'connect'\nline = 'connect from <client>'\n";
+const FILTERS: [(&str, &str); 1] = [("filters/postfix.toml", FILTER)];
 
 fn load(files: &[(&str, &str)]) -> Result<Config, Report> {
     let all: Vec<(&str, &str)> = FILTERS.iter().chain(files).copied().collect();
@@ -202,6 +204,24 @@ fn all_mistakes_of_all_files_are_told_at_once() {
         rest = &rest[at..];
     }
     assert_eq!(report.lines().filter(|line| line.contains(".toml:")).count(), places.len(), "{report}");
+}
+
+#[test]
+fn mistakes_of_filters_are_told_with_the_others() {
+    let files = [
+        ("filters/x.toml", "[filter]\nname = 'x'\nprograms = ['x']\n[[pattern]]\nname = 'p'\nkind = 'rejct'\nline = 'y <cliant>'\n"),
+        ("jail.d/a.toml", "[jail.x]\non = \"reject\"\nmaxretry = 0\nfilter = \"x\"\n"),
+    ];
+    let report = load(&files).unwrap_err().to_string();
+    for expected in [
+        "filters/x.toml:6:8: unknown kind \"rejct\"",
+        "did you mean \"reject\"?",
+        "filters/x.toml:7:11: unknown field",
+        "jail.d/a.toml:3:12: a limit of 0",
+    ] {
+        assert!(report.contains(expected), "no {expected:?} in:\n{report}");
+    }
+    assert!(!report.contains("unknown filter"), "{report}");
 }
 
 #[test]

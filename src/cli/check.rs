@@ -17,6 +17,7 @@ use crate::source::Input;
 pub fn run(config_dir: Option<&Path>, json: bool) -> ExitCode {
     let checked = config::load(&Paths::choose(config_dir)).map(|config| {
         let mut warnings = config.warnings.clone();
+        config.filters.check_samples(&mut warnings);
         look_at_host(&config, &mut warnings);
         (Summary::of(&config), warnings)
     });
@@ -47,8 +48,8 @@ impl Summary {
     fn of(config: &Config) -> Summary {
         Summary {
             jails: config.jails.len(),
-            filters: config.filters.names.len(),
-            patterns: config.filters.patterns,
+            filters: config.filters.names().len(),
+            patterns: config.filters.pattern_count(),
             sources: config.sources.on(Host::look(false)).len(),
         }
     }

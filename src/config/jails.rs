@@ -29,7 +29,8 @@ const DISTINCT_TO_COME: [Distinct; 3] = [Distinct::Country, Distinct::Asn, Disti
 
 /// What the jails are checked against.
 pub struct Known<'a> {
-    pub filters: &'a [&'a str],
+    /// `None`: they could not be read.
+    pub filters: Option<Vec<&'a str>>,
     /// Some file could not be read: what is missing may stand there.
     pub is_partial: bool,
     pub lowercase: bool,
@@ -55,7 +56,7 @@ impl FromToml for Draft {
 /// All jails that are enabled, in the order in which the files name them first.
 pub fn resolve(texts: &Texts, known: &Known<'_>, report: &mut Report) -> Vec<Jail> {
     let (drafts, is_whole) = collect(texts, report);
-    let known = &Known { is_partial: known.is_partial || !is_whole, ..*known };
+    let known = &Known { is_partial: known.is_partial || !is_whole, filters: known.filters.clone(), ..*known };
     if let Some((name, ..)) = drafts.get(JAILS_MAX) {
         report.push(Problem::error(name.place, format!("more than {JAILS_MAX} jails")));
     }
@@ -178,9 +179,10 @@ impl Resolver<'_> {
     }
 
     fn check_filters(&mut self, filters: Option<&At<Many<String>>>) {
+        let Some(known) = &self.known.filters else { return };
         for At { value, place } in filters.map_or(&[][..], |list| &list.value.0) {
-            if !self.known.filters.contains(&value.as_str()) {
-                self.error(*place, Wrong::unknown("filter", value, self.known.filters));
+            if !known.contains(&value.as_str()) {
+                self.report.push(Wrong::unknown("filter", value, known).at(*place));
             }
         }
     }
