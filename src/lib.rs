@@ -20,6 +20,7 @@ pub mod enforce;
 
 pub mod cli;
 pub mod config;
+pub mod pipeline;
 pub mod control;
 pub mod daemon;
 pub mod store;

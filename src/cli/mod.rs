@@ -9,6 +9,7 @@ mod monitor;
 mod status;
 mod table;
 mod teardown;
+mod test_filter;
 mod when;
 mod why;
 
@@ -100,13 +101,6 @@ enum Verb {
     Reload,
     /// Check the configuration; needs no daemon.
     Check,
-    /// Print the events in a log, one JSON object a recognised line.
-    Parse {
-        #[arg(value_name = "FILE|-")]
-        file: PathBuf,
-    },
-    /// Run old logs through the whole engine on their own clock; enforces nothing.
-    Replay(replay::Options),
     /// Show which pattern of a filter hits or misses which line, and why.
     TestFilter {
         filter: String,
@@ -155,8 +149,6 @@ fn run(Cli { global, verb }: Cli) -> ExitCode {
         Verb::Monitor => monitor::run(&global),
         Verb::Reload => simple(&global, &Request::Reload),
         Verb::Check => check::run(global.config.as_deref(), global.json),
-        Verb::Parse { file } => parse::run(global.config.as_deref(), &file),
-        Verb::Replay(options) => replay::run(global.config.as_deref(), global.json, &options),
         Verb::TestFilter { filter, file } => test_filter::run(global.config.as_deref(), &filter, file.as_deref(), global.json),
         Verb::Teardown { table } => teardown::run(&global, table),
     }

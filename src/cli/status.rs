@@ -56,8 +56,8 @@ fn firewall(firewall: &Value) -> String {
     if let Some(packets) = firewall["dropped_packets"].as_u64() {
         line.push_str(&format!("; {packets} packets dropped"));
     }
-    if firewall["pending"].as_u64().is_some_and(|pending| pending > 0) {
-        line.push_str(&format!("; {} bans are still being written", firewall["pending"]));
+    if firewall["repairing"] == true {
+        line.push_str("; bans are being written again");
     }
     if firewall["refused"].as_u64().is_some_and(|refused| refused > 0) {
         line.push_str(&format!("; {} BANS WERE REFUSED BY THE KERNEL", firewall["refused"]));

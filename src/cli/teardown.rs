@@ -25,6 +25,6 @@ pub(super) fn run(global: &Global, table: Option<String>) -> ExitCode {
 
 /// A broken configuration is no reason to leave bans in the kernel.
 fn configured_table(global: &Global) -> String {
-    let paths = crate::config::Paths::new(global.config.as_deref());
-    crate::config::load(&paths).map_or_else(|_| nft::DEFAULT_TABLE.to_owned(), |config| config.enforcement.table)
+    let paths = crate::config::Paths::choose(global.config.as_deref());
+    crate::config::load(&paths).map_or_else(|_| nft::NftOptions::default().table, |config| config.enforcement.table)
 }

@@ -7,6 +7,7 @@ pub mod accounts;
 pub mod allow;
 mod conditions;
 pub mod duration;
+mod engine;
 pub mod files;
 pub mod filters;
 mod jails;

@@ -36,9 +36,10 @@ pub enum Request {
     Status {
         jail: Option<String>,
     },
-    /// One page of the bans in force, in the order of their networks.
+    /// One page of the bans in force, by the time of their end.
     ListBans {
-        after: Option<(IpNetwork, Scope)>,
+        /// The last one of the page before: its end in microseconds since the epoch, network and scope.
+        after: Option<(i64, IpNetwork, Scope)>,
     },
     Why {
         subject: String,
@@ -100,15 +101,14 @@ pub struct BanView {
     pub reason: String,
     pub cause: String,
     pub earlier_bans: u32,
-    /// Its lines keep coming although the kernel should drop its packets.
-    pub ineffective: bool,
 }
 
 /// One page of `list bans`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BanPage {
     pub bans: Vec<BanView>,
-    pub more: bool,
+    /// Where the next page begins; `null`: this is the last one.
+    pub next: Option<(i64, IpNetwork, Scope)>,
 }
 
 #[cfg(test)]
@@ -119,7 +119,7 @@ mod tests {
     fn requests_read_as_they_are_written() {
         let requests = [
             Request::Ban { nets: vec!["192.0.2.1/32".parse().unwrap()], seconds: Some(60), scope: Scope::Mail, reason: "x".into(), force: false },
-            Request::ListBans { after: Some(("2001:db8::/64".parse().unwrap(), Scope::Auth)) },
+            Request::ListBans { after: Some((17, "2001:db8::/64".parse().unwrap(), Scope::Auth)) },
             Request::Monitor,
         ];
         for request in requests {

@@ -3,7 +3,6 @@
 //! A hand-over to another thread costs 60–80 µs and everything else is noise, so parse, correlate, engine and the netlink
 //! commit all happen here.
 
-use std::os::fd::BorrowedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,7 +49,7 @@ pub fn run(options: &Options) -> ExitCode {
 }
 
 /// What became of the lines of one program family.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct LineCounts {
     pub lines: u64,
     pub recognised: u64,
@@ -184,7 +183,7 @@ impl Core {
     fn act(&mut self) -> bool {
         let now = self.clock.now();
         let more = self.effects.apply(&mut self.engine, &self.inbox, now);
-        self.effects.firewall.work();
+        self.effects.firewall.work(&self.engine, now);
         more || self.effects.firewall.is_busy()
     }
 
@@ -234,7 +233,7 @@ impl Core {
         let now = self.clock.now();
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading, sd_notify::NotifyState::monotonic_usec_now().unwrap_or(sd_notify::NotifyState::Reloading)]);
         self.parser = Parser::new(config.filters.set.clone(), self.parser_options.clone());
-        self.engine.reconfigure(setup::engine_config(&config, self.engine.seed()), now);
+        self.engine.reconfigure(setup::engine_config(&config), now);
         self.correlator.reconfigure(config.accounts.clone(), setup::mynetworks(&config));
         self.effects.reconfigure(config.enforcement.destroy_sockets);
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -259,7 +258,7 @@ impl Core {
         self.next_tick = Instant::now() + TICK;
         self.parser.set_reference(now);
         self.effects.firewall.tick(&self.engine, now);
-        self.effects.keep_store(&self.engine, now);
+        self.effects.keep_store(&self.engine, now, self.config.bans.memory);
         if self.watchdog.is_some() {
             // Fed from here, so that a core that hangs is restarted.
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);

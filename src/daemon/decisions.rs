@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use log::{debug, error, info, warn};
 
-use super::firewall::Firewall;
+use super::firewall::{Firewall, lasting};
 use super::inbox::Inbox;
 use crate::address::display;
 use crate::enforce::nft::{Element, Key};
@@ -24,17 +24,30 @@ const DECISIONS_PER_TURN: usize = 4_096;
 const LOGGED_PER_TURN: usize = 256;
 /// How often the same trouble with a source is told.
 const REMINDER: Duration = Duration::from_secs(600);
+/// How often what is too old is forgotten on disk.
+const PRUNE: Duration = Duration::from_secs(60);
 
 pub(super) struct Effects {
     pub(super) firewall: Firewall,
     pub(super) store: Store,
     destroy_sockets: bool,
     troubles: HashMap<usize, (String, Instant)>,
+    store_problem: Option<String>,
+    bans_missing: u64,
+    last_prune: Instant,
 }
 
 impl Effects {
     pub(super) fn new(firewall: Firewall, store: Store, destroy_sockets: bool) -> Effects {
-        Effects { firewall, store, destroy_sockets, troubles: HashMap::new() }
+        Effects {
+            firewall,
+            store,
+            destroy_sockets,
+            troubles: HashMap::new(),
+            store_problem: None,
+            bans_missing: 0,
+            last_prune: Instant::now(),
+        }
     }
 
     pub(super) fn reconfigure(&mut self, destroy_sockets: bool) {
@@ -63,8 +76,28 @@ impl Effects {
         if self.destroy_sockets {
             self.destroy(&added);
         }
-        self.firewall.add(added);
+        self.firewall.add(&added);
         more
+    }
+
+    /// Once a second: what was not saved is noticed, and made good from the ledger.
+    pub(super) fn keep_store(&mut self, engine: &Engine, now: Timestamp, memory: Duration) {
+        let health = self.store.health();
+        if health.bans_missing() > self.bans_missing && health.problem().is_none() {
+            self.bans_missing = health.bans_missing();
+            self.store.replace_bans(engine.bans().collect(), now);
+        }
+        if self.store_problem.as_deref() != health.problem() {
+            self.store_problem = health.problem().map(str::to_owned);
+            match &self.store_problem {
+                Some(problem) => error!("the state cannot be saved: {problem}; enforcement goes on"),
+                None => info!("the state is saved again"),
+            }
+        }
+        if self.last_prune.elapsed() >= PRUNE {
+            self.last_prune = Instant::now();
+            self.store.prune(now, memory);
+        }
     }
 
     fn destroy(&self, elements: &[Element]) {
@@ -72,7 +105,7 @@ impl Effects {
             return;
         }
         for element in elements {
-            match sockets::destroy(element.net, element.scope.ports()) {
+            match sockets::destroy(element.net, element.scope) {
                 Ok(0) => {}
                 Ok(count) => debug!("closed {count} connections of {}", display(element.net)),
                 Err(error) => warn!("cannot close the connections of {}: {error}", display(element.net)),
@@ -100,12 +133,8 @@ fn changes(decisions: &[Decision], now: Timestamp) -> (Vec<Element>, Vec<Key>) {
         let key = (net, decision.scope);
         match decision.verb {
             Verb::Ban => {
-                let timeout = (decision.until != Timestamp::NEVER).then(|| decision.until.since(now));
-                if timeout.is_some_and(|left| left.is_zero()) {
-                    continue;
-                }
+                let Some(element) = lasting(net, decision.scope, decision.until, now) else { continue };
                 removed.retain(|other| *other != key);
-                let element = Element { net, scope: decision.scope, timeout };
                 match place.get(&key).and_then(|index| added.get_mut(*index)) {
                     Some(known) => *known = element,
                     None => {

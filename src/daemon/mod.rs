@@ -7,8 +7,11 @@
 
 mod core;
 mod decisions;
+mod firewall;
 mod inbox;
 mod log;
+mod secret;
+mod setup;
 mod views;
 
 use std::path::PathBuf;

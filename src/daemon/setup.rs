@@ -10,14 +10,13 @@ use log::{LevelFilter, error, info, warn};
 use super::decisions::Effects;
 use super::firewall::Firewall;
 use super::inbox::{self, ControlThread, Inbox};
-use super::{Options, log as logging};
+use super::{Options, log as logging, secret};
 use crate::config::allow::{Mynetworks, ask_postfix};
 use crate::config::settings::{LogLevel, LogTarget};
 use crate::config::sources::{self, Host, INHERITED_NAME};
 use crate::config::{self, Config, Paths};
 use crate::correlate::Correlator;
 use crate::enforce::nft::NftOptions;
-use crate::engine::allow::AllowConfig;
 use crate::engine::{Engine, EngineConfig};
 use crate::parse::ParserOptions;
 use crate::source::{Inherited, Source, SourceSpec, Trust};
@@ -51,12 +50,11 @@ pub(super) fn start(options: &Options) -> Result<(Setup, Inbox, ControlThread), 
     for notice in &loaded.notices {
         error!("{notice}");
     }
-    let mut engine = Engine::new(engine_config(&config), now);
+    let mut engine = Engine::new(EngineConfig { seed: secret::load_or_make(&config.state.dir), ..engine_config(&config) }, now);
     engine.restore(loaded.windows);
     engine.restore_bans(loaded.bans);
     let dry_run = options.dry_run || config.enforcement.dry_run;
-    let mut firewall = Firewall::open(nft_options(&config), dry_run);
-    firewall.restore(&engine, now);
+    let firewall = Firewall::open(nft_options(&config), dry_run, &engine, now);
     let mut inherited = Inherited::from_environment();
     let specs = config.sources.on(Host::look(inherited.has(INHERITED_NAME)));
     let trust = trust(&config, &specs);
@@ -65,7 +63,7 @@ pub(super) fn start(options: &Options) -> Result<(Setup, Inbox, ControlThread), 
     let setup = Setup {
         parser_options: parser_options(&specs, now),
         correlator: Correlator::new(config.accounts.clone(), mynetworks(&config)),
-        effects: Effects::new(firewall, store),
+        effects: Effects::new(firewall, store, config.enforcement.destroy_sockets),
         config: Arc::new(config),
         clock,
         trust,
@@ -95,15 +93,13 @@ pub(super) fn warn_of(config: &Config) {
     }
 }
 
-/// What the engine is made from; also on reload.
+/// What the engine is made from, with what only the host knows; also on reload.
 pub(super) fn engine_config(config: &Config) -> EngineConfig {
-    let allow = AllowConfig {
-        ignore: config.allow.ignoreip.clone(),
-        own: own_addresses(),
-        relays: config.allow.relays.clone(),
-        mynetworks: mynetworks(config),
-    };
-    EngineConfig { jails: config.jails.clone(), allow, sanction: config.bans.sanction(), persist: true, ..EngineConfig::default() }
+    let mut engine = EngineConfig::from(config);
+    engine.allow.own = own_addresses();
+    engine.allow.mynetworks = mynetworks(config);
+    engine.persist = true;
+    engine
 }
 
 pub(super) fn mynetworks(config: &Config) -> Vec<IpNetwork> {
@@ -164,7 +160,7 @@ fn open_sources(specs: &[SourceSpec], cursors: &[(String, String)], inherited: &
 }
 
 fn parser_options(specs: &[SourceSpec], now: Timestamp) -> ParserOptions {
-    ParserOptions { reference: now, annotated: specs.iter().any(|spec| spec.annotate), ..ParserOptions::default() }
+    ParserOptions { annotated: specs.iter().any(|spec| spec.annotate), ..ParserOptions::new(now) }
 }
 
 fn log_target(config: &Config) -> logging::Target {

@@ -11,7 +11,7 @@ use super::core::Core;
 use crate::address;
 use crate::control::{BanPage, BanView, Code, Request, Response};
 use crate::engine::Engine;
-use crate::engine::decision::{Command, Reply, Subject};
+use crate::engine::decision::{Ban, Command, Reply, Subject};
 use crate::engine::jail::Scope;
 use crate::time::Timestamp;
 
@@ -41,7 +41,7 @@ pub(super) fn status(core: &mut Core, jail: Option<&str>, now: Timestamp) -> Res
             "table": kernel.as_ref().map(|status| status.table.clone()),
             "mode": kernel.as_ref().map(|status| format!("{:?}", status.mode).to_lowercase()),
             "features": kernel.as_ref().map(|status| status.features.names()),
-            "pending": firewall.pending(),
+            "repairing": firewall.is_busy(),
             "refused": firewall.refused,
             "dropped_packets": firewall.dropped_packets(),
         },
@@ -72,26 +72,27 @@ impl From<crate::source::SourceStats> for SourceView {
     }
 }
 
-/// One page, by network and scope.
-pub(super) fn bans(engine: &Engine, after: Option<(IpNetwork, Scope)>, now: Timestamp) -> Response {
+/// One page, by the time of the end.
+pub(super) fn bans(engine: &Engine, after: Option<(i64, IpNetwork, Scope)>, now: Timestamp) -> Response {
+    let after = after.map(|(until, net, scope)| (Timestamp::from_micros(until), net, scope));
     let (bans, more) = engine.bans_after(after, PAGE_BANS);
-    let bans = bans.into_iter().map(|ban| view(&ban, now)).collect();
-    Response::data(&BanPage { bans, more })
+    let next = bans.last().filter(|_| more).map(|ban| (ban.until.micros(), ban.net, ban.scope));
+    let bans = bans.into_iter().map(|ban| view(ban, now)).collect();
+    Response::data(&BanPage { bans, next })
 }
 
-fn view(ban: &crate::engine::report::BanView, now: Timestamp) -> BanView {
+fn view(ban: Ban, now: Timestamp) -> BanView {
     let ends = ban.until != Timestamp::NEVER;
     BanView {
         ip: ban.net,
         scope: ban.scope,
-        jail: ban.jail.clone(),
         since: ban.since.rfc3339(),
         until: ends.then(|| ban.until.rfc3339()),
         remaining_seconds: ends.then(|| ban.until.since(now).as_secs()),
-        reason: ban.reason.clone(),
+        jail: ban.jail,
+        reason: ban.reason,
         cause: ban.cause.to_string(),
         earlier_bans: ban.earlier,
-        ineffective: ban.ineffective,
     }
 }
 
