@@ -37,3 +37,5 @@ pub const JAILS_MAX: usize = 256;
 pub const CONTROL_REQUEST_BYTES_MAX: usize = 1 << 20;
 /// Control connections served at once.
 pub const CONTROL_CONNECTIONS_MAX: usize = 64;
+/// Rows that wait for a disk; what comes beyond them is not saved.
+pub const STORE_PENDING_ROWS_MAX: usize = 1_000_000;
