@@ -7,7 +7,9 @@ use std::time::Duration;
 use mailwarden::config::{self, Config, Paths, Report};
 use mailwarden::engine::jail::{Action, Measure, Mode, Scope, Window};
 
-const FILTERS: [(&str, &str); 2] = [("filters/postfix.toml", ""), ("filters/sshd.toml", "")];
+const FILTER: &str =
+    "[filter]\nname = 'postfix'\nprograms = ['postfix']\n[[pattern]]\nname = 'connect'\nkind = 'connect'\nline = 'connect from <client>'\n";
+const FILTERS: [(&str, &str); 1] = [("filters/postfix.toml", FILTER)];
 
 fn load(files: &[(&str, &str)]) -> Result<Config, Report> {
     let all: Vec<(&str, &str)> = FILTERS.iter().chain(files).copied().collect();
@@ -65,7 +67,7 @@ fn unknown_words_get_a_suggestion() {
         ("then = \"bann\"", &["unknown action \"bann\"", "did you mean \"ban\"?"]),
         ("then = [\"ban_contributors\"]", &["unknown action", "did you mean \"ban-contributors\"?"]),
         ("mode = \"observed\"", &["unknown mode", "did you mean \"observe\"?"]),
-        ("key = \"ip+acount\"", &["unknown key \"acount\"", "did you mean \"account\"?"]),
+        ("key = \"ip+acount\"", &["unknown key to count by \"acount\"", "did you mean \"account\"?"]),
         ("measure = \"distinct acount\"", &["unknown thing to tell apart \"acount\"", "did you mean \"account\"?"]),
         ("measure = \"distinkt account\"", &["unknown measure \"distinkt account\"", "did you mean \"distinct account\"?"]),
         ("unless = [\"knowngood\"]", &["unknown exception \"knowngood\"", "did you mean \"known-good\"?"]),
@@ -126,7 +128,10 @@ fn wrong_types_and_values_are_refused() {
         ("measure = \"new country\"", "measure \"new country\" is not available yet"),
         ("measure = \"burst\"", "measure \"burst\" is not available yet"),
         ("measure = \"distinct account\"\nweight = { relay = 2 }", "`weight` is for measure = \"count\""),
-        ("score = 0\nthen = \"alert\"", "a score is between 1 and 1000"),
+        ("score = 40\nthen = \"alert\"", "`score` is not available yet"),
+        ("key = \"account\"\nthen = \"hold\"", "\"hold\" is not available yet"),
+        ("measure = \"distinct country\"", "measure \"distinct country\" is not available yet"),
+        ("[jail.x.override.\"a@b\"]\nfactor = 2", "`override` needs an account"),
         ("steps = [{ limit = 5, then = \"alert\" }]", "`limit` beside `steps`"),
         ("[jail.x.override.\"a@b\"]", "an override that changes nothing"),
         ("[jail.x.override.\"a@b\"]\nclass = \"bulk\"", "unknown class \"bulk\""),
@@ -147,7 +152,7 @@ fn limits_and_steps_are_checked() {
         ("maxretry = -1", "-1 is below zero"),
         ("maxretry = 5.5", "expected a number, found a number with a fraction"),
         ("maxretry = \"5\"", "expected a number, found a string"),
-        ("maxretry = 99999999999", "a limit above 1000000"),
+        ("maxretry = 99999999999", "a limit above 65536"),
         ("limit = 5000\nmeasure = \"distinct account\"", "a limit above 4096"),
         ("steps = []", "`steps` without a step"),
         ("steps = [{ then = \"ban\" }]", "a step without `limit`"),
@@ -202,14 +207,31 @@ fn all_mistakes_of_all_files_are_told_at_once() {
 }
 
 #[test]
+fn mistakes_of_filters_are_told_with_the_others() {
+    let files = [
+        ("filters/x.toml", "[filter]\nname = 'x'\nprograms = ['x']\n[[pattern]]\nname = 'p'\nkind = 'rejct'\nline = 'y <cliant>'\n"),
+        ("jail.d/a.toml", "[jail.x]\non = \"reject\"\nmaxretry = 0\nfilter = \"x\"\n"),
+    ];
+    let report = load(&files).unwrap_err().to_string();
+    for expected in [
+        "filters/x.toml:6:8: unknown kind \"rejct\"",
+        "did you mean \"reject\"?",
+        "filters/x.toml:7:11: unknown field",
+        "jail.d/a.toml:3:12: a limit of 0",
+    ] {
+        assert!(report.contains(expected), "no {expected:?} in:\n{report}");
+    }
+    assert!(!report.contains("unknown filter"), "{report}");
+}
+
+#[test]
 fn the_same_jail_twice_in_a_file_is_a_mistake() {
     check_files(&[("jail.d/a.toml", &format!("[jail.x]\n{SOUND}[jail.x]\n{SOUND}"))], &["jail.d/a.toml:4:7: duplicate key"]);
 }
 
 #[test]
 fn a_later_file_overrides_single_keys() {
-    let first =
-        "[jail.x]\non = \"auth-failure\"\nmaxretry = 6\nfindtime = \"10m\"\nbantime = \"1h\"\n[jail.x.override.\"a@b\"]\nfactor = 2\n";
+    let first = "[jail.x]\non = \"auth-failure\"\nkey = \"ip+account\"\nmaxretry = 6\nfindtime = \"10m\"\nbantime = \"1h\"\n[jail.x.override.\"a@b\"]\nfactor = 2\n";
     let second = "[jail.x]\nlimit = 3\nbantime = -1\nmode = \"observe\"\n[jail.x.override.\"c@d\"]\nexempt = true\n";
     let config = load(&[("jail.d/10.toml", first), ("jail.d/20.toml", second)]).unwrap();
     let jail = &config.jails[0];
@@ -261,8 +283,6 @@ fn what_is_left_out_has_a_sensible_value() {
     for (text, scope) in scopes {
         assert_eq!(jail(&format!("maxretry = 1\n{text}")).ban.scope, scope, "{text}");
     }
-    let scored = jail("on = \"auth-success\"\nlimit = 2\nscore = 30\nkey = \"account\"\nmeasure = \"distinct country\"");
-    assert!(scored.steps[0].then.is_empty());
 }
 
 #[test]

@@ -18,7 +18,10 @@ fn show(errors: &[FilterError], sources: &[FilterSource]) -> String {
         let text = sources.iter().find(|source| source.file == error.file).map_or("", |source| &source.text);
         text[..error.span.start.min(text.len())].lines().count()
     };
-    errors.iter().map(|error| format!("{}:{}: {} {}\n", error.file, place(error), error.message, error.help.as_deref().unwrap_or_default())).collect()
+    errors
+        .iter()
+        .map(|error| format!("{}:{}: {} {}\n", error.file, place(error), error.message, error.help.as_deref().unwrap_or_default()))
+        .collect()
 }
 
 fn shipped() -> Arc<FilterSet> {

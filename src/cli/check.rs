@@ -17,6 +17,7 @@ use crate::source::Input;
 pub fn run(config_dir: Option<&Path>, json: bool) -> ExitCode {
     let checked = config::load(&Paths::choose(config_dir)).map(|config| {
         let mut warnings = config.warnings.clone();
+        config.filters.check_samples(&mut warnings);
         look_at_host(&config, &mut warnings);
         (Summary::of(&config), warnings)
     });
@@ -47,8 +48,8 @@ impl Summary {
     fn of(config: &Config) -> Summary {
         Summary {
             jails: config.jails.len(),
-            filters: config.filters.names.len(),
-            patterns: config.filters.patterns,
+            filters: config.filters.names().len(),
+            patterns: config.filters.pattern_count(),
             sources: config.sources.on(Host::look(false)).len(),
         }
     }
@@ -82,7 +83,7 @@ fn print_text(checked: &Checked) -> io::Result<()> {
             let (jails, filters, patterns) = (counted(*jails, "jail"), counted(*filters, "filter"), counted(*patterns, "pattern"));
             writeln!(io::stdout(), "ok: {jails}, {filters} ({patterns}), {}{warnings}", counted(*sources, "source"))
         }
-        Err(report) => writeln!(io::stderr(), "{}; nothing was changed", counted(report.count(Severity::Error), "error")),
+        Err(report) => writeln!(io::stderr(), "{}", counted(report.count(Severity::Error), "error")),
     }
 }
 

@@ -20,6 +20,7 @@ mod suggest;
 pub use accounts::AccountRules;
 pub use allow::Allow;
 pub use files::Paths;
+pub use filters::Filters;
 pub use report::Report;
 pub use settings::{BanRules, Control, Enforcement, Log, State};
 pub use sources::{Sources, TrustRule};
@@ -35,7 +36,7 @@ use crate::engine::jail::Jail;
 pub struct Config {
     /// Those that are enabled, in the order of the files.
     pub jails: Vec<Jail>,
-    pub filters: filters::Filters,
+    pub filters: Filters,
     pub accounts: AccountRules,
     pub allow: Allow,
     pub bans: BanRules,
@@ -69,12 +70,11 @@ fn resolve(texts: &Texts, paths: &Paths, mut report: Report) -> Result<Config, R
     let main = main.unwrap_or_default();
     let filters = filters::load(texts, &mut report);
     let accounts = AccountRules::resolve(value_or(main.accounts, Default::default()), &mut report);
-    let names: Vec<&str> = filters.names.iter().map(String::as_str).collect();
-    let known = jails::Known { filters: &names, is_partial: texts.is_partial, lowercase: accounts.lowercase };
+    let known = jails::Known { filters: filters.as_ref().map(Filters::names), is_partial: texts.is_partial, lowercase: accounts.lowercase };
     let jails = jails::resolve(texts, &known, &mut report);
     let config = Config {
         jails,
-        filters,
+        filters: filters.unwrap_or_default(),
         accounts,
         allow: Allow::resolve(value_or(main.allow, Default::default()), &mut report),
         bans: BanRules::resolve(value_or(main.bans, Default::default()), &mut report),
@@ -91,6 +91,9 @@ fn resolve(texts: &Texts, paths: &Paths, mut report: Report) -> Result<Config, R
     }
     if config.jails.is_empty() {
         report.push(report::Problem::notice("no jail is enabled: nothing will be banned"));
+    }
+    if config.filters.pattern_count() == 0 {
+        report.push(report::Problem::notice("there is no filter: no line will be recognised"));
     }
     Ok(Config { warnings: report, ..config })
 }

@@ -240,7 +240,7 @@ impl FromText for Key {
         let known: Vec<&str> = KeyPart::ALL.iter().map(|part| part.as_str()).collect();
         let mut parts = Vec::new();
         for word in text.split('+').map(str::trim) {
-            let part: KeyPart = word.parse().map_err(|()| Wrong::unknown("key", word, &known))?;
+            let part: KeyPart = word.parse().map_err(|()| Wrong::unknown("key to count by", word, &known))?;
             if parts.contains(&part) {
                 return Err(Wrong::new(format!("{word:?} stands twice in the key")));
             }

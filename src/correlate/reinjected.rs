@@ -59,7 +59,8 @@ impl Proxied {
     }
 
     pub fn of_address(&self, host: u64, ip: IpAddr, now: Timestamp) -> Behind<'_> {
-        let mut clients = self.0.iter().rev().filter(|client| client.process.host == host && client.ip == Some(ip) && is_fresh(client, now));
+        let mut clients =
+            self.0.iter().rev().filter(|client| client.process.host == host && client.ip == Some(ip) && is_fresh(client, now));
         let Some(newest) = clients.next() else { return Behind::Nobody };
         if clients.all(|client| client.login == newest.login) { Behind::One(newest) } else { Behind::Several }
     }

@@ -106,7 +106,15 @@ impl FilterSet {
     }
 
     /// `None` if the form fits; else how far it came.
-    pub(super) fn try_form(&self, form: u16, line: &[u8], start: usize, queue_id: usize, parsed: &mut Parsed, scratch: &mut Scratch) -> Option<Progress> {
+    pub(super) fn try_form(
+        &self,
+        form: u16,
+        line: &[u8],
+        start: usize,
+        queue_id: usize,
+        parsed: &mut Parsed,
+        scratch: &mut Scratch,
+    ) -> Option<Progress> {
         let (pattern, shape) = *self.forms.get(usize::from(form))?;
         let shape = &self.patterns[usize::from(pattern)].shapes[usize::from(shape)];
         let mut matcher = Matcher { line, start, queue_id, parsed, progress: Progress::default() };
@@ -342,7 +350,9 @@ mod tests {
 
     fn starts_text(text: &str) -> (String, String) {
         let starts = starts(&Template::compile(text).unwrap().ops, 0);
-        let show = |set: ByteSet| if set == ByteSet::ALL { "*".to_owned() } else { (0..=255).filter(|byte| set.has(*byte)).map(char::from).collect() };
+        let show = |set: ByteSet| {
+            if set == ByteSet::ALL { "*".to_owned() } else { (0..=255).filter(|byte| set.has(*byte)).map(char::from).collect() }
+        };
         (show(starts.plain), show(starts.queued))
     }
 

@@ -219,7 +219,11 @@ pub(super) fn read(index: usize, source: &FilterSource, errors: &mut Vec<FilterE
     let programs = match (form, raw.filter.programs) {
         (TagForm::Plain, Some(programs)) if !programs.get_ref().is_empty() => programs.into_inner(),
         (TagForm::Plain, _) => {
-            report.add(raw.filter.name.span(), "a filter needs `programs`: the syslog tags that it reads", Some("or `form = \"postfix\"` / `\"dovecot\"`".into()));
+            report.add(
+                raw.filter.name.span(),
+                "a filter needs `programs`: the syslog tags that it reads",
+                Some("or `form = \"postfix\"` / `\"dovecot\"`".into()),
+            );
             return None;
         }
         (_, None) => Vec::new(),
@@ -335,7 +339,11 @@ impl Report<'_> {
         let raw = raw.into_inner();
         let reason = self.word(&raw.reason, "reason", Reason::ALL)?;
         if raw.text.is_none() && raw.code.is_none() && raw.dsn.is_none() {
-            self.add(span, "a row of `reasons` needs `text`, `code` or `dsn`", Some("the reason of all other lines is the pattern's own `reason`".into()));
+            self.add(
+                span,
+                "a row of `reasons` needs `text`, `code` or `dsn`",
+                Some("the reason of all other lines is the pattern's own `reason`".into()),
+            );
             return None;
         }
         let bytes = |text: Option<String>| text.map(|text| text.into_bytes().into_boxed_slice());
@@ -380,8 +388,16 @@ mod tests {
             (&format!("{header}[[pattern]]\nname = 'p'\nkind = 'noise'\n"), "'p'", "either `line` or `regex`"),
             (&format!("{header}[[pattern]]\nname = 'p'\nkind = 'noise'\nline = ['x', 'y <cliant>']\n"), "<cliant>", "unknown field"),
             (&format!("{header}[[pattern]]\nname = 'p'\nkind = 'noise'\nregex = 'x$'\n"), "x$", "must start with"),
-            (&format!("{header}[[pattern]]\nname = 'p'\nkind = 'noise'\nline = 'x'\ndaemon = 'y'\n"), "'y'", "not one of the filter's programs"),
-            (&format!("{header}[[pattern]]\nname = 'p'\nkind = 'noise'\nline = 'x'\nreasons = [{{ reason = 'rbl' }}]\n"), "{ reason = 'rbl' }", "needs `text`"),
+            (
+                &format!("{header}[[pattern]]\nname = 'p'\nkind = 'noise'\nline = 'x'\ndaemon = 'y'\n"),
+                "'y'",
+                "not one of the filter's programs",
+            ),
+            (
+                &format!("{header}[[pattern]]\nname = 'p'\nkind = 'noise'\nline = 'x'\nreasons = [{{ reason = 'rbl' }}]\n"),
+                "{ reason = 'rbl' }",
+                "needs `text`",
+            ),
         ];
         for (text, place, message) in cases {
             let errors = errors(text);

@@ -65,8 +65,12 @@ impl<'a> Matcher<'a> {
                 Op::Client => self.client(at),
                 Op::Ip => self.ip(at),
                 Op::QueueId(field) => self.queue_id(*field, at),
-                Op::Session => self.run_of(Field::Session, at, |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=' | b'-' | b'_' | b'.' | b':')),
-                Op::Mechanism => self.run_of(Field::Mechanism, at, |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'/' | b'.')),
+                Op::Session => self.run_of(Field::Session, at, |byte| {
+                    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=' | b'-' | b'_' | b'.' | b':')
+                }),
+                Op::Mechanism => {
+                    self.run_of(Field::Mechanism, at, |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'/' | b'.'))
+                }
                 Op::Dsn => self.dsn(at),
                 Op::Status => self.status(at),
                 Op::Code => self.code(at),
@@ -324,7 +328,8 @@ fn is_host_byte(byte: u8) -> bool {
 
 /// `fe80::1%eth0`: a neighbour on the link, which is no subject.
 fn is_scoped(address: &[u8]) -> bool {
-    memchr(b'%', address).is_some_and(|place| parse_ip(&address[..place]).is_some() && address[place + 1..].iter().all(|byte| is_host_byte(*byte)))
+    memchr(b'%', address)
+        .is_some_and(|place| parse_ip(&address[..place]).is_some() && address[place + 1..].iter().all(|byte| is_host_byte(*byte)))
 }
 
 /// An address as it stands in a log line. The common IPv4 form is read by hand, which is what most lines have.

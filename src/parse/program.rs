@@ -72,7 +72,8 @@ fn process_route(set: &FilterSet, process: &[u8]) -> Route {
 
 /// `postfix/submission/smtpd`, `postfix/smtps/smtpd`, `mx/587/smtpd`: mail from people. Everything else is port 25.
 fn postfix_service(name: &[u8]) -> Service {
-    let for_people = name.split(|byte| *byte == b'/').any(|part| matches!(part, b"smtps" | b"587" | b"465") || part.starts_with(b"submission"));
+    let for_people =
+        name.split(|byte| *byte == b'/').any(|part| matches!(part, b"smtps" | b"587" | b"465") || part.starts_with(b"submission"));
     if for_people { Service::Submission } else { Service::Smtp }
 }
 
@@ -110,7 +111,11 @@ impl TagCache {
         if length == 0 || length > TEXT_MAX {
             return look_up(tag);
         }
-        let hash = length * 7 + usize::from(tag[0]) * 3 + usize::from(tag[length / 2]) * 5 + usize::from(tag[length - 1]) + usize::from(tag[length.saturating_sub(4)]) * 11;
+        let hash = length * 7
+            + usize::from(tag[0]) * 3
+            + usize::from(tag[length / 2]) * 5
+            + usize::from(tag[length - 1])
+            + usize::from(tag[length.saturating_sub(4)]) * 11;
         let slot = &mut self.slots[hash % SLOTS];
         if usize::from(slot.0) != length || &slot.1[..length] != tag {
             slot.0 = length as u8;

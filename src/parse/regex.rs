@@ -22,9 +22,13 @@ pub(super) struct RegexPattern {
 
 impl RegexPattern {
     pub fn compile(text: &str) -> Result<RegexPattern, TemplateError> {
-        let refuse = |message: String, help: Option<&str>| Err(TemplateError { span: 0..text.len(), message, help: help.map(str::to_owned) });
+        let refuse =
+            |message: String, help: Option<&str>| Err(TemplateError { span: 0..text.len(), message, help: help.map(str::to_owned) });
         if !text.starts_with('^') || !text.ends_with('$') || text.ends_with(r"\$") {
-            return refuse("a regex must start with `^` and end with `$`".into(), Some("an unanchored pattern lets the client's text stand in for the server's"));
+            return refuse(
+                "a regex must start with `^` and end with `$`".into(),
+                Some("an unanchored pattern lets the client's text stand in for the server's"),
+            );
         }
         let build = || RegexBuilder::new(&format!(r"\A(?:{text})\z")).unicode(false).size_limit(SIZE_MAX).build();
         let regex = match build() {
@@ -105,7 +109,9 @@ mod tests {
 
     #[test]
     fn the_first_byte_is_known_only_where_it_must_stand() {
-        for (text, expected) in [("^Failed x$", Some(b'F')), ("^F?x$", None), ("^a|b$", None), ("^(a)$", None), ("^[a]$", None), ("^(?i)a$", None)] {
+        for (text, expected) in
+            [("^Failed x$", Some(b'F')), ("^F?x$", None), ("^a|b$", None), ("^(a)$", None), ("^[a]$", None), ("^(?i)a$", None)]
+        {
             assert_eq!(RegexPattern::compile(text).unwrap().first_byte(), expected, "{text}");
         }
     }

@@ -29,7 +29,9 @@ impl FilterSet {
 
     /// All lines that a pattern must match, with a header, and the pattern's number. For tests that vary them.
     pub fn sample_lines(&self) -> impl Iterator<Item = (u16, String)> {
-        self.patterns.iter().enumerate().flat_map(|(index, pattern)| pattern.samples.hits.iter().map(move |sample| (index as u16, format!("{HEADER}{}", sample.get_ref().line))))
+        self.patterns.iter().enumerate().flat_map(|(index, pattern)| {
+            pattern.samples.hits.iter().map(move |sample| (index as u16, format!("{HEADER}{}", sample.get_ref().line)))
+        })
     }
 }
 

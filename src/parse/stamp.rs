@@ -177,11 +177,26 @@ mod tests {
 
     #[test]
     fn impossible_stamps_are_refused() {
-        for text in ["Nov 31 02:31:55", "Nox 24 02:31:55", "Nov 24 24:31:55", "Nov 24 02:60:55", "Nov 24 02:31:61", "Nov 2x 02:31:55", "Nov  0 02:31:55"] {
+        for text in [
+            "Nov 31 02:31:55",
+            "Nox 24 02:31:55",
+            "Nov 24 24:31:55",
+            "Nov 24 02:60:55",
+            "Nov 24 02:31:61",
+            "Nov 2x 02:31:55",
+            "Nov  0 02:31:55",
+        ] {
             assert_eq!(short_in("UTC", "2026-11-24T03:00:00Z", text), None, "{text}");
         }
         let mut stamps = Stamps::new(TimeZone::UTC, Timestamp::ZERO);
-        for text in ["2026-02-29T00:00:00Z", "2026-13-01T00:00:00Z", "2026-01-01T00:00:00", "2026-01-01T00:00:00.Z", "2026-01-01 00:00:00Z", "2026-01-01T00:00:00+1"] {
+        for text in [
+            "2026-02-29T00:00:00Z",
+            "2026-13-01T00:00:00Z",
+            "2026-01-01T00:00:00",
+            "2026-01-01T00:00:00.Z",
+            "2026-01-01 00:00:00Z",
+            "2026-01-01T00:00:00+1",
+        ] {
             assert_eq!(stamps.iso(text.as_bytes()), None, "{text}");
         }
     }

@@ -127,7 +127,15 @@ impl EnvelopeReader {
 
 impl Envelope {
     fn empty() -> Self {
-        Envelope { time: Timestamp::ZERO, host: Span::default(), program: Span::default(), pid: 0, message: Span::default(), repeated: 1, sender_uid: None }
+        Envelope {
+            time: Timestamp::ZERO,
+            host: Span::default(),
+            program: Span::default(),
+            pid: 0,
+            message: Span::default(),
+            repeated: 1,
+            sender_uid: None,
+        }
     }
 }
 
@@ -308,7 +316,22 @@ mod tests {
 
     #[test]
     fn malformed_lines() {
-        for line in [&b""[..], b"\n", b"<", b"<22>", b"hello", b"Nov 24 02:31:55", b"Nov 24 02:31:55 ", b"Nov 24 02:31:55 mx1", b"Nov 31 02:31:55 mx1 a: x", b"Feb 30 02:31:55 mx1 a: x", b"<22>1 - - - - - -", b"2026-11-24T02:31:55Z", b"1 2026-11-24T02:31:55Z h a p m [x", b"\xff\xfe\0\x01"] {
+        for line in [
+            &b""[..],
+            b"\n",
+            b"<",
+            b"<22>",
+            b"hello",
+            b"Nov 24 02:31:55",
+            b"Nov 24 02:31:55 ",
+            b"Nov 24 02:31:55 mx1",
+            b"Nov 31 02:31:55 mx1 a: x",
+            b"Feb 30 02:31:55 mx1 a: x",
+            b"<22>1 - - - - - -",
+            b"2026-11-24T02:31:55Z",
+            b"1 2026-11-24T02:31:55Z h a p m [x",
+            b"\xff\xfe\0\x01",
+        ] {
             assert_eq!(read(line, true, None), "-", "{}", String::from_utf8_lossy(line));
         }
     }

@@ -186,7 +186,9 @@ impl Compiler<'_> {
         self.flush();
         match level {
             Level::Top => Ok(()),
-            Level::Group { opened } => Err(error(opened..opened + 1, "`[` is never closed", Some(r"a bracket of the log line is written \[".into()))),
+            Level::Group { opened } => {
+                Err(error(opened..opened + 1, "`[` is never closed", Some(r"a bracket of the log line is written \[".into())))
+            }
         }
     }
 
@@ -233,7 +235,8 @@ impl Compiler<'_> {
             Some(_) => return Err(error(span, "the only thing that may follow the colon is `last`", None)),
         };
         let Ok(word) = name.parse::<Word>() else {
-            let help = nearest(name).map_or(r"a literal `<` before a word is written \<".to_owned(), |near| format!("did you mean <{near}>?"));
+            let help =
+                nearest(name).map_or(r"a literal `<` before a word is written \<".to_owned(), |near| format!("did you mean <{near}>?"));
             return Err(error(span, format!("unknown field <{name}>"), Some(help)));
         };
         let op = word.op(last).ok_or_else(|| error(span.clone(), format!("<{name}> ends by itself, so `:last` means nothing"), None))?;
