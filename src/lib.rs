@@ -8,6 +8,8 @@ pub mod event;
 pub mod limits;
 pub mod time;
 
+pub mod pipeline;
+
 pub mod source;
 
 pub mod parse;
@@ -20,7 +22,6 @@ pub mod enforce;
 
 pub mod cli;
 pub mod config;
-pub mod pipeline;
 pub mod control;
 pub mod daemon;
 pub mod store;

@@ -20,7 +20,8 @@ fn follower() -> Host {
     let log = host.path("mail.log");
     fs::write(&log, "").unwrap();
     let main = host.path("mailwarden.toml");
-    let text = format!("{}\n[[source]]\nkind = \"file\"\npath = {log:?}\nfrom = \"start\"\ntrusted = true\n", fs::read_to_string(&main).unwrap());
+    let text =
+        format!("{}\n[[source]]\nkind = \"file\"\npath = {log:?}\nfrom = \"start\"\ntrusted = true\n", fs::read_to_string(&main).unwrap());
     fs::write(main, text).unwrap();
     host
 }
@@ -168,8 +169,12 @@ fn hostile_lines_harm_nobody() {
         vec![0; 5_000],
         (0..=255).collect(),
     ];
-    lines.push(b"<20>1 1970-01-01T00:00:00Z mx1 postfix/smtpd 1 - - warning: unknown[203.0.113.9]: SASL LOGIN authentication failed: x".to_vec());
-    lines.push(b"<20>1 2100-01-01T00:00:00Z mx1 postfix/smtpd 1 - - warning: unknown[203.0.113.9]: SASL LOGIN authentication failed: x".to_vec());
+    lines.push(
+        b"<20>1 1970-01-01T00:00:00Z mx1 postfix/smtpd 1 - - warning: unknown[203.0.113.9]: SASL LOGIN authentication failed: x".to_vec(),
+    );
+    lines.push(
+        b"<20>1 2100-01-01T00:00:00Z mx1 postfix/smtpd 1 - - warning: unknown[203.0.113.9]: SASL LOGIN authentication failed: x".to_vec(),
+    );
     for line in &lines {
         host.send(line);
     }
@@ -227,7 +232,8 @@ fn corrupt_state_is_moved_aside_and_said() {
     }
     host.start();
     assert!(host.bans().is_empty());
-    let moved = fs::read_dir(&state).unwrap().filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().contains("corrupt")).count();
+    let moved =
+        fs::read_dir(&state).unwrap().filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().contains("corrupt")).count();
     assert!(moved >= 2, "both databases are kept for a look");
     assert!(host.log().contains("corrupt"), "{}", host.log());
     host.ok(["ban", "203.0.113.9"]);
@@ -293,7 +299,12 @@ fn replay_decides_what_the_daemon_decided() {
     }
     wait_for("all lines are read", || host.status()["lines"]["lines"].as_u64() == Some(200));
     let mut live: Vec<String> = host.bans().iter().map(|ban| format!("{} {} {}", ban["ip"], ban["scope"], ban["jail"])).collect();
-    let output = Command::new(env!("CARGO_BIN_EXE_mailwarden")).args(["replay", "--json", "--config"]).arg(host.path("")).arg(&log).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_mailwarden"))
+        .args(["replay", "--json", "--config"])
+        .arg(host.path(""))
+        .arg(&log)
+        .output()
+        .unwrap();
     let mut replayed: Vec<String> = String::from_utf8(output.stdout)
         .unwrap()
         .lines()

@@ -48,5 +48,12 @@ fn print(global: &Global, bans: &[BanView], table: &mut Table) -> io::Result<()>
 
 fn row(ban: &BanView) -> Vec<String> {
     let ends = ban.remaining_seconds.map_or_else(|| "never".to_owned(), table::span);
-    vec![crate::address::display(ban.ip), ban.scope.to_string(), ban.jail.clone(), table::local_time(&ban.since), ends, table::printable(&ban.reason)]
+    vec![
+        crate::address::display(ban.ip),
+        ban.scope.to_string(),
+        ban.jail.clone(),
+        table::local_time(&ban.since),
+        ends,
+        table::printable(&ban.reason),
+    ]
 }

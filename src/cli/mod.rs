@@ -4,8 +4,12 @@
 
 mod ban;
 mod check;
+mod json;
 mod list;
+mod logs;
 mod monitor;
+mod parse;
+mod replay;
 mod status;
 mod table;
 mod teardown;
@@ -101,6 +105,10 @@ enum Verb {
     Reload,
     /// Check the configuration; needs no daemon.
     Check,
+    /// Print the events in a log, one JSON object a recognised line.
+    Parse(parse::Args),
+    /// Run old logs through the whole engine on their own clock; enforces nothing.
+    Replay(replay::Args),
     /// Show which pattern of a filter hits or misses which line, and why.
     TestFilter {
         filter: String,
@@ -149,6 +157,8 @@ fn run(Cli { global, verb }: Cli) -> ExitCode {
         Verb::Monitor => monitor::run(&global),
         Verb::Reload => simple(&global, &Request::Reload),
         Verb::Check => check::run(global.config.as_deref(), global.json),
+        Verb::Parse(args) => parse::run(global.config.as_deref(), &args),
+        Verb::Replay(args) => replay::run(global.config.as_deref(), global.json, &args),
         Verb::TestFilter { filter, file } => test_filter::run(global.config.as_deref(), &filter, file.as_deref(), global.json),
         Verb::Teardown { table } => teardown::run(&global, table),
     }
@@ -206,5 +216,6 @@ fn print_message(global: &Global, response: &Response) {
 }
 
 fn scope(text: &str) -> Result<Scope, String> {
-    text.parse().map_err(|()| format!("no such scope; there are: {}", Scope::ALL.iter().map(|scope| scope.as_str()).collect::<Vec<_>>().join(", ")))
+    text.parse()
+        .map_err(|()| format!("no such scope; there are: {}", Scope::ALL.iter().map(|scope| scope.as_str()).collect::<Vec<_>>().join(", ")))
 }

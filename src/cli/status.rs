@@ -37,7 +37,13 @@ fn print(status: &Value) -> io::Result<()> {
         writeln!(out, "state     NOT SAVED: {}", table::printable(problem))?;
     }
     for forged in status["engine"]["forged"].as_array().into_iter().flatten() {
-        writeln!(out, "forged    {} lines of {}; the last: {}", forged["lines"], text(&forged["filter"]), table::printable(&text(&forged["last_line"])))?;
+        writeln!(
+            out,
+            "forged    {} lines of {}; the last: {}",
+            forged["lines"],
+            text(&forged["filter"]),
+            table::printable(&text(&forged["last_line"]))
+        )?;
     }
     writeln!(out, "bans      {} in force\n", status["engine"]["bans"])?;
     drop(out);

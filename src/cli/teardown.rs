@@ -8,7 +8,9 @@ use crate::enforce::nft;
 
 pub(super) fn run(global: &Global, table: Option<String>) -> ExitCode {
     if Client::connect(&global.socket).is_ok() {
-        eprintln!("mailwarden: the daemon is running and would write its bans again; stop it first (systemctl stop mailwardend), or use: mailwarden unban --all");
+        eprintln!(
+            "mailwarden: the daemon is running and would write its bans again; stop it first (systemctl stop mailwardend), or use: mailwarden unban --all"
+        );
         return ExitCode::from(FAILED);
     }
     let table = table.unwrap_or_else(|| configured_table(global));

@@ -107,7 +107,14 @@ fn object(number: usize, line: &[u8], explanation: &Explanation, set: &FilterSet
     })
 }
 
-fn write_text(out: &mut impl Write, number: usize, line: &[u8], explanation: &Explanation, set: &FilterSet, filter: &str) -> io::Result<()> {
+fn write_text(
+    out: &mut impl Write,
+    number: usize,
+    line: &[u8],
+    explanation: &Explanation,
+    set: &FilterSet,
+    filter: &str,
+) -> io::Result<()> {
     let text = String::from_utf8_lossy(line);
     writeln!(out, "{number}: {}", printable(&text))?;
     if let Some(parsed) = explanation.hit {
@@ -129,7 +136,14 @@ fn write_text(out: &mut impl Write, number: usize, line: &[u8], explanation: &Ex
     writeln!(out, "    miss: {} patterns tried; those that read furthest:", attempts.len())?;
     for attempt in attempts.into_iter().take(NEAREST) {
         let rest = String::from_utf8_lossy(line.get(attempt.reached..).unwrap_or_default()).chars().take(40).collect::<String>();
-        writeln!(out, "      {}: expected {} at byte {}, found \"{}\"", set.pattern_name(attempt.pattern), attempt.expected, attempt.reached, printable(&rest))?;
+        writeln!(
+            out,
+            "      {}: expected {} at byte {}, found \"{}\"",
+            set.pattern_name(attempt.pattern),
+            attempt.expected,
+            attempt.reached,
+            printable(&rest)
+        )?;
     }
     Ok(())
 }

@@ -28,7 +28,13 @@ fn print(subject: &str, why: &Value) -> io::Result<()> {
     for ban in &bans {
         let until = ban["until"].as_str().map_or("for ever".to_owned(), |until| format!("until {}", table::local_time(until)));
         let since = table::local_time(&text(&ban["since"]));
-        writeln!(out, "{} is banned since {since} {until}: ports of \"{}\", jail {}.", text(&ban["net"]), text(&ban["scope"]), text(&ban["jail"]))?;
+        writeln!(
+            out,
+            "{} is banned since {since} {until}: ports of \"{}\", jail {}.",
+            text(&ban["net"]),
+            text(&ban["scope"]),
+            text(&ban["jail"])
+        )?;
         writeln!(out, "  because: {}", table::printable(&text(&ban["reason"])))?;
         if ban["earlier"].as_u64().is_some_and(|earlier| earlier > 0) {
             writeln!(out, "  bans before this one: {}", ban["earlier"])?;

@@ -1,8 +1,8 @@
 //! What the engine gets of the configuration. The daemon adds what it finds on the host: own addresses, Postfix's networks.
 
+use super::Config;
 use super::allow::Mynetworks;
 use super::settings::{BanRules, Widen};
-use super::Config;
 use crate::engine::EngineConfig;
 use crate::engine::allow::AllowConfig;
 use crate::engine::sanction::{SanctionConfig, WideningConfig};

@@ -7,6 +7,7 @@ use super::files::Paths;
 use super::raw::{RawBans, RawControl, RawEnforcement, RawLog, RawState, RawWiden};
 use super::read::{At, Bantime, word};
 use super::report::{Problem, Report};
+use crate::enforce::nft::Feature;
 use crate::engine::jail::Scope;
 use crate::event::words;
 
@@ -85,17 +86,6 @@ impl Widen {
     }
 }
 
-words! {
-    /// A feature of the kernel's nftables that not every host has, and that can be declared missing.
-    Feature {
-        /// A table that only its owner changes and that outlives it (Linux 6.9).
-        Owner = "owner",
-        /// A new timeout for an element that is there (Linux 6.12).
-        TimeoutUpdate = "timeout-update",
-        /// Removal that does not mind a missing element (Linux 6.3).
-        Destroy = "destroy",
-    }
-}
 word!(Feature, "kernel feature");
 
 #[derive(Clone, Debug, PartialEq)]

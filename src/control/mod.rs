@@ -118,7 +118,13 @@ mod tests {
     #[test]
     fn requests_read_as_they_are_written() {
         let requests = [
-            Request::Ban { nets: vec!["192.0.2.1/32".parse().unwrap()], seconds: Some(60), scope: Scope::Mail, reason: "x".into(), force: false },
+            Request::Ban {
+                nets: vec!["192.0.2.1/32".parse().unwrap()],
+                seconds: Some(60),
+                scope: Scope::Mail,
+                reason: "x".into(),
+                force: false,
+            },
             Request::ListBans { after: Some((17, "2001:db8::/64".parse().unwrap(), Scope::Auth)) },
             Request::Monitor,
         ];

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::Options;
 use super::decisions::Effects;
 use super::inbox::{ControlThread, Inbox, Message};
 use super::setup::{self, Setup};
 use super::views;
-use super::Options;
 use crate::config::{Config, Paths};
 use crate::control::{Code, Request, Response};
 use crate::correlate::Correlator;
@@ -77,6 +77,8 @@ pub struct Core {
     snapshot: Snapshot,
     next_tick: Instant,
     watchdog: Option<Duration>,
+    /// Last of all: what the others say while they end is still written.
+    _log_writer: super::log::Writer,
 }
 
 /// The windows' way to the disk: a consistent cut, written in slices.
@@ -117,6 +119,7 @@ impl Core {
             snapshot: Snapshot { interval, next: now + interval, running: None, rows: Vec::new() },
             next_tick: now + TICK,
             watchdog: setup::watchdog(),
+            _log_writer: setup.log_writer,
         }
     }
 
@@ -175,7 +178,8 @@ impl Core {
             let vouched = trust.vouches(line.origin, crate::parse::slice(text, parsed.program), parsed.sender_uid);
             counts.unvouched += u64::from(!vouched);
             let filters = parser.filters();
-            correlator.handle(text, &parsed, filters.filter_name(parsed.pattern), vouched, now, &mut |event| engine.handle_event(event, now));
+            correlator
+                .handle(text, &parsed, filters.filter_name(parsed.pattern), vouched, now, &mut |event| engine.handle_event(event, now));
         }
     }
 
@@ -231,7 +235,10 @@ impl Core {
         };
         setup::warn_of(&config);
         let now = self.clock.now();
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading, sd_notify::NotifyState::monotonic_usec_now().unwrap_or(sd_notify::NotifyState::Reloading)]);
+        let _ = sd_notify::notify(&[
+            sd_notify::NotifyState::Reloading,
+            sd_notify::NotifyState::monotonic_usec_now().unwrap_or(sd_notify::NotifyState::Reloading),
+        ]);
         self.parser = Parser::new(config.filters.set.clone(), self.parser_options.clone());
         self.engine.reconfigure(setup::engine_config(&config), now);
         self.correlator.reconfigure(config.accounts.clone(), setup::mynetworks(&config));
@@ -257,7 +264,7 @@ impl Core {
         }
         self.next_tick = Instant::now() + TICK;
         self.parser.set_reference(now);
-        self.effects.firewall.tick(&self.engine, now);
+        self.effects.firewall.tick(&self.engine);
         self.effects.keep_store(&self.engine, now, self.config.bans.memory);
         if self.watchdog.is_some() {
             // Fed from here, so that a core that hangs is restarted.

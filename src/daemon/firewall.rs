@@ -107,7 +107,7 @@ impl Firewall {
     }
 
     /// Once a second: a firewall that was down is tried again, one that somebody damaged is put back.
-    pub(super) fn tick(&mut self, engine: &Engine, now: Timestamp) {
+    pub(super) fn tick(&mut self, engine: &Engine) {
         match &mut self.state {
             State::DryRun => {}
             State::Down { retry, .. } => {
@@ -127,7 +127,12 @@ impl Firewall {
         match NetlinkKernel::start(self.options.clone()) {
             Ok(kernel) => {
                 let status = kernel.status();
-                info!("enforcing in nftables: table inet {}, {:?}, features: {}", status.table, status.mode, status.features.names().join(" "));
+                info!(
+                    "enforcing in nftables: table inet {}, {:?}, features: {}",
+                    status.table,
+                    status.mode,
+                    status.features.names().join(" ")
+                );
                 self.state = State::Up(Box::new(kernel));
                 self.told = None;
                 true

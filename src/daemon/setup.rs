@@ -17,10 +17,11 @@ use crate::config::sources::{self, Host, INHERITED_NAME};
 use crate::config::{self, Config, Paths};
 use crate::correlate::Correlator;
 use crate::enforce::nft::NftOptions;
+use crate::engine::snapshot::SnapshotRow;
 use crate::engine::{Engine, EngineConfig};
 use crate::parse::ParserOptions;
 use crate::source::{Inherited, Source, SourceSpec, Trust};
-use crate::store::Store;
+use crate::store::{SavedWindows, Store};
 use crate::time::{Clock, SteadyClock, Timestamp};
 
 /// What `core` starts with.
@@ -51,7 +52,7 @@ pub(super) fn start(options: &Options) -> Result<(Setup, Inbox, ControlThread), 
         error!("{notice}");
     }
     let mut engine = Engine::new(EngineConfig { seed: secret::load_or_make(&config.state.dir), ..engine_config(&config) }, now);
-    engine.restore(loaded.windows);
+    engine.restore(&saved_rows(loaded.windows));
     engine.restore_bans(loaded.bans);
     let dry_run = options.dry_run || config.enforcement.dry_run;
     let firewall = Firewall::open(nft_options(&config), dry_run, &engine, now);
@@ -73,6 +74,14 @@ pub(super) fn start(options: &Options) -> Result<(Setup, Inbox, ControlThread), 
         log_writer,
     };
     Ok((setup, inbox, control))
+}
+
+fn saved_rows(windows: SavedWindows) -> Vec<SnapshotRow> {
+    let mut rows = Vec::new();
+    if let Err(problem) = windows.read(|table, key, value| rows.push(SnapshotRow { table, key, value: value.to_vec() })) {
+        error!("not all saved counts can be read: {problem}; going on with {} of them", rows.len());
+    }
+    rows
 }
 
 /// Where the configuration, the state and the sockets are; the options say otherwise.
@@ -140,7 +149,12 @@ pub(super) fn trust(config: &Config, specs: &[SourceSpec]) -> Trust {
 }
 
 /// A source that cannot be opened stops the others from nothing; without any there is nothing to do.
-fn open_sources(specs: &[SourceSpec], cursors: &[(String, String)], inherited: &mut Inherited, now: Timestamp) -> Result<Vec<Source>, String> {
+fn open_sources(
+    specs: &[SourceSpec],
+    cursors: &[(String, String)],
+    inherited: &mut Inherited,
+    now: Timestamp,
+) -> Result<Vec<Source>, String> {
     let mut sources = Vec::new();
     let mut troubles = Vec::new();
     for (id, spec) in (0..=u8::MAX).zip(specs) {

@@ -133,7 +133,9 @@ pub(super) fn command(engine: &mut Engine, request: Request, now: Timestamp) -> 
             sum_up(each.collect(), "unbanned")
         }
         Request::UnbanAll => total(engine.handle_command(Command::UnbanAll, now), "lifted", "bans"),
-        Request::Undo { since } => total(engine.handle_command(Command::Undo { since: Timestamp::from_micros(since) }, now), "took back", "decisions"),
+        Request::Undo { since } => {
+            total(engine.handle_command(Command::Undo { since: Timestamp::from_micros(since) }, now), "took back", "decisions")
+        }
         _ => Response::error(Code::BadRequest, "no command"),
     }
 }

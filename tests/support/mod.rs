@@ -1,7 +1,5 @@
 //! What the process tests share: a daemon of one's own in a directory of one's own.
 
-#![expect(dead_code, reason = "each test binary uses a part of it")]
-
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::net::UnixDatagram;
@@ -26,7 +24,8 @@ impl Host {
     pub fn new(toml: &str) -> Host {
         let host = Host::bare(toml);
         let socket = host.path("syslog.sock");
-        let text = format!("{}\n[[source]]\nkind = \"socket\"\npath = {socket:?}\n", fs::read_to_string(host.path("mailwarden.toml")).unwrap());
+        let text =
+            format!("{}\n[[source]]\nkind = \"socket\"\npath = {socket:?}\n", fs::read_to_string(host.path("mailwarden.toml")).unwrap());
         fs::write(host.path("mailwarden.toml"), text).unwrap();
         host
     }
@@ -40,7 +39,11 @@ impl Host {
         }
         // Whoever runs the test may speak for the mail programs.
         let uid = nix::unistd::getuid();
-        let trust = if uid.is_root() { String::new() } else { format!("[trust]\n\"postfix*\" = [{uid}]\n\"dovecot*\" = [{uid}]\n\"sshd*\" = [{uid}]\n") };
+        let trust = if uid.is_root() {
+            String::new()
+        } else {
+            format!("[trust]\n\"postfix*\" = [{uid}]\n\"dovecot*\" = [{uid}]\n\"sshd*\" = [{uid}]\n")
+        };
         fs::write(dir.path().join("mailwarden.toml"), format!("{toml}\n{trust}")).unwrap();
         Host { dir, child: None, arguments: Vec::new() }
     }
@@ -143,7 +146,9 @@ impl Drop for Host {
             let _ = child.wait();
         }
         if std::thread::panicking() {
-            eprintln!("--- the daemon's log\n{}", self.log());
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("--- the end of the daemon's log\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
         }
     }
 }
@@ -159,5 +164,7 @@ pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
 
 /// A failed login as Postfix writes it to /dev/log.
 pub fn sasl_failure(ip: &str, account: &str) -> String {
-    format!("<20>Nov 24 02:31:15 postfix/submission/smtpd[4711]: warning: unknown[{ip}]: SASL LOGIN authentication failed: (reason unavailable), sasl_username={account}")
+    format!(
+        "<20>Nov 24 02:31:15 postfix/submission/smtpd[4711]: warning: unknown[{ip}]: SASL LOGIN authentication failed: (reason unavailable), sasl_username={account}"
+    )
 }
