@@ -7,6 +7,7 @@ pub mod accounts;
 pub mod allow;
 mod conditions;
 pub mod duration;
+pub mod engine;
 pub mod files;
 pub mod filters;
 mod jails;
@@ -18,7 +19,7 @@ pub mod sources;
 mod suggest;
 
 pub use accounts::AccountRules;
-pub use allow::Allow;
+pub use allow::{Allow, Mynetworks};
 pub use files::Paths;
 pub use filters::Filters;
 pub use report::Report;
