@@ -28,6 +28,9 @@ pub mod snapshot;
 mod table;
 mod verdict;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
