@@ -93,7 +93,7 @@ fn ban_guessers(layout: Layout) {
     let (site, warden) = Site::start(layout, Warden::start);
     let attacker = site.client("attacker", 66);
     let customer = site.client("customer", 20);
-    let mut at_work: Vec<Dialog> = MAIL_HOST.map(|server| log_in(&customer, server)).into();
+    let at_work = MAIL_HOST.map(|server| log_in(&customer, server));
     for (server, address, way) in [(MAIL_HOST[0], attacker.v4, Way::Smtp), (MAIL_HOST[1], attacker.v6, Way::Imap)] {
         let mut held = Dialog::smtp(&attacker, server, 587).unwrap();
         guess(&attacker, server, way, 8);
@@ -103,8 +103,11 @@ fn ban_guessers(layout: Layout) {
             assert!(Dialog::open(&attacker, server, port).is_err(), "{address} is banned and reaches port {port}");
         }
     }
-    assert_eq!(warden.banned().len(), 2, "{:?}", warden.banned());
-    for mut dialog in at_work.drain(..) {
+    let third = site.client("third", 69);
+    guess(&third, MAIL_HOST[0], Way::Pop, 8);
+    assert_eq!(warden.scope_of_ban(third.v4), "auth");
+    assert_eq!(warden.banned().len(), 3, "{:?}", warden.banned());
+    for mut dialog in at_work {
         dialog.mail(ANNA.0, "boss@example.test").unwrap();
     }
     for server in MAIL_HOST {
@@ -116,7 +119,7 @@ fn ban_guessers(layout: Layout) {
         warden.ask(&["unban", &banned.to_string()]);
         assert!(Dialog::smtp(&attacker, server, 587).is_ok(), "{address} is unbanned and does not get in");
     }
-    assert!(warden.banned().is_empty());
+    assert_eq!(warden.banned().len(), 1, "{:?}", warden.banned());
 }
 
 #[test]
@@ -192,6 +195,7 @@ fn forged_lines_ban_nobody_and_are_counted() {
 enum Way {
     Smtp,
     Imap,
+    Pop,
 }
 
 /// Tries `count` passwords at once, each on a connection of its own. A ban may cut some of them off.
@@ -203,6 +207,7 @@ fn guess(client: &Client, server: IpAddr, way: Way, count: usize) {
                 match way {
                     Way::Smtp => Dialog::smtp(client, server, 587)?.smtp_login(ANNA.0, &password),
                     Way::Imap => Dialog::imap(client, server)?.imap_login(ANNA.0, &password),
+                    Way::Pop => Dialog::pop_login(client, server, ANNA.0, &password),
                 }
             });
         }

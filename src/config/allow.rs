@@ -12,7 +12,7 @@ use super::report::{Place, Problem, Report};
 use super::settings::unplaced;
 
 /// A network of public addresses that is wider is somebody else's too.
-const PUBLIC_PREFIX_MIN: (u8, u8) = (29, 64);
+const PUBLIC_PREFIX_MIN: (u8, u8) = (29, 125);
 /// An entry of `ignoreip` that is wider is more likely a mistake.
 const IGNORED_PREFIX_MIN: (u8, u8) = (8, 16);
 
@@ -166,7 +166,8 @@ mod tests {
             ("fd00::/8", true),
             ("fe80::/10", true),
             ("2001:db8::/32", false),
-            ("2001:db8::/64", true),
+            ("2001:db8::/64", false),
+            ("2001:db8::/125", true),
             ("::/0", false),
         ];
         for (network, expected) in cases {

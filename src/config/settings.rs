@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::files::Paths;
 use super::raw::{RawBans, RawControl, RawEnforcement, RawLog, RawState, RawWiden};
 use super::read::{At, Bantime, word};
 use super::report::{Problem, Report};
@@ -11,6 +12,7 @@ use crate::event::words;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
+const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest name of an nftables table that the kernel takes is 255; nobody needs it.
 const TABLE_NAME_BYTES_MAX: usize = 64;
 
@@ -142,16 +144,9 @@ pub struct State {
     pub snapshot_interval: Duration,
 }
 
-impl Default for State {
-    fn default() -> Self {
-        State { dir: PathBuf::from("/var/lib/mailwarden"), snapshot_interval: Duration::from_secs(5) }
-    }
-}
-
 impl State {
-    pub(super) fn resolve(raw: RawState) -> State {
-        let default = State::default();
-        State { dir: value_or(raw.dir, default.dir), snapshot_interval: value_or(raw.snapshot_interval, default.snapshot_interval) }
+    pub(super) fn resolve(raw: RawState, paths: &Paths) -> State {
+        State { dir: value_or(raw.dir, paths.state_dir.clone()), snapshot_interval: value_or(raw.snapshot_interval, SNAPSHOT_INTERVAL) }
     }
 }
 
@@ -162,16 +157,10 @@ pub struct Control {
     pub group: Option<String>,
 }
 
-impl Default for Control {
-    fn default() -> Self {
-        Control { socket: PathBuf::from("/run/mailwarden/control.sock"), group: None }
-    }
-}
-
 impl Control {
-    pub(super) fn resolve(raw: RawControl) -> Control {
+    pub(super) fn resolve(raw: RawControl, paths: &Paths) -> Control {
         let group = raw.group.map(|group| group.value).filter(|group| !group.is_empty());
-        Control { socket: value_or(raw.socket, Control::default().socket), group }
+        Control { socket: value_or(raw.socket, paths.runtime_dir.join("control.sock")), group }
     }
 }
 

@@ -100,7 +100,7 @@ pub struct SourceStats {
 pub enum Source {
     Socket(SyslogSocket),
     File(FileSource),
-    Journal(JournalSource),
+    Journal(Box<JournalSource>),
 }
 
 impl Source {
@@ -114,7 +114,7 @@ impl Source {
             }
             Input::File { path, start } => FileSource::open(&spec.name, id, path, *start, cursor, now).map(Source::File),
             Input::Journal { command, matches, start } => {
-                JournalSource::open(&spec.name, id, command, matches, *start, cursor, now).map(Source::Journal)
+                JournalSource::open(&spec.name, id, command, matches, *start, cursor, now).map(|source| Source::Journal(Box::new(source)))
             }
         }
     }

@@ -12,6 +12,8 @@ pub struct SourceSpec {
     pub input: Input,
     /// Every line has a `[uid=N]` that a relay put in front of its message; one without is not believed.
     pub annotate: bool,
+    /// Of a file: whether it is believed; `None`: by its owner and mode.
+    pub trusted: Option<bool>,
     /// What it carries, for [`overlaps`].
     pub carries: Facilities,
     /// It may carry what another source carries as well.
@@ -168,6 +170,7 @@ mod tests {
             name: path.to_owned(),
             input: Input::File { path: path.into(), start: Start::End },
             annotate: false,
+            trusted: None,
             carries: Facilities::of_file(Path::new(path)),
             force: false,
         }
@@ -175,7 +178,7 @@ mod tests {
 
     fn journal() -> SourceSpec {
         let input = Input::Journal { command: "journalctl".into(), matches: Vec::new(), start: Start::End };
-        SourceSpec { name: "journal".into(), input, annotate: false, carries: Facilities::MAIL_AND_AUTH, force: false }
+        SourceSpec { name: "journal".into(), input, annotate: false, trusted: None, carries: Facilities::MAIL_AND_AUTH, force: false }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::network::{self, Client, Namespace};
 /// Where the programs get their files; in the private `/run` of `isolation`.
 pub const ROOT: &str = "/run/site";
 /// rsyslog hands the lines on to this socket.
-pub const SYSLOG_SOCKET: &str = "/run/site/mailwarden/syslog.sock";
+pub const SYSLOG_SOCKET: &str = "/run/mailwarden/syslog.sock";
 /// rsyslog writes the same lines here, and a test that fails shows the end of it.
 const MAIL_LOG: &str = "/run/site/mail.log";
 /// The owner of the mailboxes.
@@ -24,7 +24,7 @@ const CONFIGURATION: [(&str, &str); 6] = [
     ("main.cf", include_str!("etc/main.cf")),
     ("master.cf", include_str!("etc/master.cf")),
     ("dovecot.conf", include_str!("etc/dovecot.conf")),
-    ("rsyslog.conf", include_str!("etc/rsyslog.conf")),
+    ("rsyslog.conf", concat!(include_str!("etc/rsyslog.conf"), include_str!("../../contrib/rsyslog/60-mailwarden.conf"))),
     ("users", include_str!("etc/users")),
     ("mailboxes", include_str!("etc/mailboxes")),
 ];
@@ -50,12 +50,14 @@ pub struct Site {
 impl Site {
     /// Builds the network and the files; nothing runs yet.
     fn lay_out(layout: Layout) -> Self {
-        for directory in ["etc", "spool", "rsyslog", "mail", "mailwarden", "postfix-data"] {
+        for directory in ["etc", "spool", "rsyslog", "mail", "postfix-data", "/run/mailwarden"] {
             fs::create_dir_all(Path::new(ROOT).join(directory)).unwrap();
         }
         chown(format!("{ROOT}/mail"), Some(VMAIL), Some(VMAIL)).unwrap();
         run("chown", &["postfix", &format!("{ROOT}/postfix-data")]);
         for (name, text) in CONFIGURATION {
+            // A queue that overflows sooner, for the test of a hung daemon.
+            let text = text.replace("$ActionQueueSize 50000", "$ActionQueueSize 1000");
             fs::write(Path::new(ROOT).join("etc").join(name), text).unwrap();
         }
         let host = network::mail_host();

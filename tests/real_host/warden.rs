@@ -15,7 +15,7 @@ use crate::poll;
 use crate::site::{ROOT, SYSLOG_SOCKET};
 
 const CONFIGURATION: &str = include_str!("etc/mailwarden.toml");
-const CONTROL_SOCKET: &str = "/run/site/mailwarden/control.sock";
+const CONTROL_SOCKET: &str = "/run/mailwarden/control.sock";
 
 pub struct Warden {
     daemon: Child,
@@ -33,7 +33,7 @@ impl Warden {
         }
         let daemon = host.within(|| {
             Command::new(env!("CARGO_BIN_EXE_mailwardend"))
-                .args(["--config", "/run/site/warden", "--state-dir", "/run/site/state", "--runtime-dir", "/run/site/mailwarden"])
+                .args(["--config", "/run/site/warden", "--state-dir", "/run/site/state", "--runtime-dir", "/run/mailwarden"])
                 .stdin(Stdio::null())
                 .spawn()
                 .unwrap()

@@ -95,10 +95,11 @@ impl FileSource {
             if quota.lines == 0 || quota.fills == 0 {
                 return Ok(false);
             }
-            let was_untouched = tail.is_untouched();
+            let (was_empty, seen) = (tail.was_empty(), tail.modified_nanos());
             match tail.fill(now)? {
+                Fill::More if was_empty => self.insert_missed(index, seen, now)?,
+                Fill::End if was_empty && tail.modified_nanos() != seen => self.insert_missed(index, seen, now)?,
                 Fill::End => index += 1,
-                Fill::More if was_untouched => self.insert_missed(index, now)?,
                 Fill::More => quota.fills -= 1,
                 Fill::Replaced => {
                     quota.fills -= 1;
@@ -111,14 +112,12 @@ impl FileSource {
 
     /// Opens what `path` leads to now, and what was rotated since. True when there is something new.
     fn follow(&mut self, now: Timestamp) -> Result<bool, SourceError> {
-        let wants_directory = self.watch.wants_directory();
-        let Ok(metadata) = fs::metadata(&self.path) else {
-            if wants_directory {
-                self.watch.set(&self.tails);
-            }
-            return Ok(false);
-        };
-        if self.tails.last().is_some_and(|tail| tail.id == FileId::of(&metadata)) {
+        let current = fs::metadata(&self.path).ok().map(|metadata| FileId::of(&metadata));
+        let newest = self.tails.last().map(|tail| tail.id);
+        if current.is_none() && self.watch.wants_directory() {
+            self.watch.set(&self.tails);
+        }
+        if current == newest {
             return Ok(false);
         }
         let known = self.intake.stats.problem.clone();
@@ -148,7 +147,8 @@ impl FileSource {
             && let Some(tail) = self.tails.last_mut()
         {
             tail.move_to(found.remove(place));
-            return self.add(found.into_iter().skip(place), now);
+            self.add(found.into_iter().skip(place), now)?;
+            return Ok(true);
         }
         self.add_newer(found, position.modified_nanos, now)
     }
@@ -174,11 +174,10 @@ impl FileSource {
         Ok(())
     }
 
-    /// The file at `index` was empty when last seen, and is not now: it may have been filled, copied, truncated and filled
-    /// again. Puts such copies before it.
-    fn insert_missed(&mut self, index: usize, now: Timestamp) -> io::Result<()> {
-        let Some(tail) = self.tails.get(index) else { return Ok(()) };
-        let (id, seen_empty) = (tail.id, tail.position().modified_nanos);
+    /// The file at `index` was empty and was touched since: it may have been filled, copied and truncated meanwhile. Puts such
+    /// copies before it.
+    fn insert_missed(&mut self, index: usize, seen_empty: i64, now: Timestamp) -> io::Result<()> {
+        let Some(id) = self.tails.get(index).map(|tail| tail.id) else { return Ok(()) };
         let earlier = candidates(&self.path).into_iter().take_while(|candidate| candidate.id != id);
         let missed: Vec<Candidate> = earlier.filter(|one| one.modified_nanos > seen_empty && !self.has(one.id)).collect();
         if missed.is_empty() {
@@ -192,11 +191,9 @@ impl FileSource {
         Ok(())
     }
 
-    /// Every file that is not known yet and was written to after `modified_nanos`; the last one, which is at `path`, anyway.
+    /// Every file that is not known yet and was written to after `modified_nanos`; the one at `path` anyway.
     fn add_newer(&mut self, found: Vec<Candidate>, modified_nanos: i64, now: Timestamp) -> io::Result<bool> {
-        let last = found.len().saturating_sub(1);
-        let newer = found.into_iter().enumerate().filter(|(index, one)| *index == last || one.modified_nanos > modified_nanos);
-        self.add(newer.map(|(_, candidate)| candidate), now)
+        self.add(found.into_iter().filter(|one| one.is_current || one.modified_nanos > modified_nanos), now)
     }
 
     fn add(&mut self, found: impl Iterator<Item = Candidate>, now: Timestamp) -> io::Result<bool> {
@@ -280,11 +277,14 @@ impl FileSource {
                 None => {}
             }
         }
-        match (newest, positions.last()) {
-            (Some(place), _) => self.add(found.into_iter().skip(place + 1).flatten(), now)?,
-            (None, Some(last)) => self.add_newer(found.into_iter().flatten().collect(), last.modified_nanos, now)?,
-            (None, None) => false,
+        let last_modified = positions.last().map_or(i64::MAX, |last| last.modified_nanos);
+        let is_wanted = |place: usize, one: &Candidate| match newest {
+            Some(newest) => place > newest,
+            // A file that was empty is known by its inode alone.
+            None => one.is_current || one.modified_nanos > last_modified || positions.iter().any(|position| position.is_empty_of(one.id)),
         };
+        let wanted = found.into_iter().enumerate().filter_map(|(place, one)| one.filter(|one| is_wanted(place, one)));
+        self.add(wanted, now)?;
         Ok(())
     }
 

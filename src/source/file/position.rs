@@ -13,11 +13,10 @@ pub(super) struct Fingerprint(Vec<u8>);
 pub(super) const FINGERPRINT_BYTES_MAX: usize = 256;
 
 impl Fingerprint {
-    /// Of the first `length` bytes of `file` (at most [`FINGERPRINT_BYTES_MAX`]); shorter where the file is.
-    pub fn read(file: &File, length: u64) -> std::io::Result<Self> {
+    /// Of what stands in `file` now.
+    pub fn read(file: &File) -> std::io::Result<Self> {
         let mut bytes = [0; FINGERPRINT_BYTES_MAX];
-        let wanted = usize::try_from(length).unwrap_or(usize::MAX).min(FINGERPRINT_BYTES_MAX);
-        let count = read_full(file, &mut bytes[..wanted])?;
+        let count = read_full(file, &mut bytes)?;
         Ok(Fingerprint(bytes[..count].to_vec()))
     }
 
@@ -25,7 +24,7 @@ impl Fingerprint {
         self.0.len()
     }
 
-    /// Adds what was read at the file's offset [`Fingerprint::len`].
+    /// Adds what stands behind it in the file.
     pub fn extend(&mut self, bytes: &[u8]) {
         let room = FINGERPRINT_BYTES_MAX.saturating_sub(self.0.len());
         self.0.extend(bytes.iter().take(room));
@@ -71,10 +70,17 @@ impl Position {
         Position { id, offset, fingerprint_len: fingerprint.len(), fingerprint_hash: fingerprint.hash(), modified_nanos }
     }
 
+    /// Whether it is a position in this file, which was empty then.
+    pub fn is_empty_of(&self, id: FileId) -> bool {
+        self.fingerprint_len == 0 && self.id == id
+    }
+
     /// Whether `file` starts as the one that this is a position in. A position in an empty file says nothing.
     pub fn fits(&self, file: &File) -> bool {
-        let Ok(found) = Fingerprint::read(file, self.fingerprint_len as u64) else { return false };
-        self.fingerprint_len > 0 && found.len() == self.fingerprint_len && found.hash() == self.fingerprint_hash
+        let Ok(Fingerprint(mut found)) = Fingerprint::read(file) else { return false };
+        let is_long_enough = self.fingerprint_len > 0 && found.len() >= self.fingerprint_len;
+        found.truncate(self.fingerprint_len);
+        is_long_enough && Fingerprint(found).hash() == self.fingerprint_hash
     }
 }
 

@@ -14,6 +14,8 @@ pub(super) struct Candidate {
     pub file: File,
     pub id: FileId,
     pub modified_nanos: i64,
+    /// The path itself leads to it.
+    pub is_current: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +32,8 @@ pub(super) fn candidates(path: &Path) -> Vec<Candidate> {
     let mut siblings = rotated(path);
     let skipped = siblings.len().saturating_sub(SIBLINGS_MAX);
     siblings.drain(..skipped);
-    siblings.iter().map(PathBuf::as_path).chain([path]).filter_map(|path| open(path).ok()).collect()
+    let current = open(path).ok().map(|candidate| Candidate { is_current: true, ..candidate });
+    siblings.iter().filter_map(|path| open(path).ok()).chain(current).collect()
 }
 
 /// Opens a regular file; anything else (a pipe would block) is [`io::ErrorKind::InvalidInput`].
@@ -40,7 +43,7 @@ pub(super) fn open(path: &Path) -> io::Result<Candidate> {
     if !metadata.is_file() {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    Ok(Candidate { file, id: FileId::of(&metadata), modified_nanos: modified_nanos(&metadata) })
+    Ok(Candidate { file, id: FileId::of(&metadata), modified_nanos: modified_nanos(&metadata), is_current: false })
 }
 
 impl FileId {

@@ -46,8 +46,8 @@ const CHUNK_BYTES: usize = 64 * 1024;
 impl Tail {
     /// Stands at `offset`, cut to the file's length.
     pub fn new(candidate: Candidate, offset: u64, now: Timestamp) -> io::Result<Tail> {
-        let Candidate { file, id, modified_nanos } = candidate;
-        let fingerprint = Fingerprint::read(&file, offset)?;
+        let Candidate { file, id, modified_nanos, .. } = candidate;
+        let fingerprint = Fingerprint::read(&file)?;
         let mut tail = Tail {
             file,
             id,
@@ -125,8 +125,8 @@ impl Tail {
             return Ok(Fill::End);
         }
         (self.pos, self.filled) = (0, count);
-        if self.fingerprint.len() as u64 == position {
-            self.fingerprint.extend(&self.chunk[..count]);
+        if let Some(known) = (self.fingerprint.len() as u64).checked_sub(position) {
+            self.fingerprint.extend(self.chunk.get(known as usize..count).unwrap_or_default());
         }
         self.active = now;
         Ok(Fill::More)
@@ -144,6 +144,16 @@ impl Tail {
 
     pub fn position(&self) -> Position {
         Position::new(self.id, self.offset, &self.fingerprint, self.modified_nanos)
+    }
+
+    /// When it was last written to, as of the last look at its end.
+    pub fn modified_nanos(&self) -> i64 {
+        self.modified_nanos
+    }
+
+    /// It never held anything, as far as we saw.
+    pub fn was_empty(&self) -> bool {
+        self.fingerprint.len() == 0
     }
 
     /// Nothing has been read from it yet.

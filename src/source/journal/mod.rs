@@ -6,6 +6,7 @@ mod render;
 
 use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use std::time::Duration;
@@ -296,12 +297,10 @@ impl Running {
 
     /// Ends it. Says how it ended, if it had by itself and badly.
     fn reap(&mut self) -> Option<String> {
-        let status = self.child.try_wait().ok().flatten();
-        if status.is_none() {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
-        status.filter(|status| !status.success()).map(|status| format!("it ended with {status}"))
+        // One that closed its output is about to exit; the signal makes sure that the wait is short.
+        let _ = self.child.kill();
+        let status = self.child.wait().ok()?;
+        (!status.success() && status.signal().is_none()).then(|| format!("it ended with {status}"))
     }
 }
 
