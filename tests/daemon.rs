@@ -16,7 +16,7 @@ fn dry() -> Host {
 
 /// A daemon that follows `mail.log` in its directory, from its start.
 fn follower() -> Host {
-    let host = Host::bare("[state]\nsnapshot-interval = \"1s\"").with(&["--dry-run"]);
+    let host = Host::bare("[state]\nsnapshot_interval = \"1s\"").with(&["--dry-run"]);
     let log = host.path("mail.log");
     fs::write(&log, "").unwrap();
     let main = host.path("mailwarden.toml");

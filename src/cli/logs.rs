@@ -39,10 +39,6 @@ impl Setup {
         }
     }
 
-    pub(super) fn engine(&self, now: Timestamp) -> Engine {
-        Engine::new(EngineConfig::from(&self.config), now)
-    }
-
     pub(super) fn correlator(&self) -> Correlator {
         let trusted = EngineConfig::from(&self.config).allow.mynetworks;
         Correlator::new(self.config.accounts.clone(), trusted)

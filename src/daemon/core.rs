@@ -15,6 +15,8 @@ use super::inbox::{ControlThread, Inbox, Message};
 use super::setup::{self, Setup};
 use super::views;
 use crate::config::{Config, Paths};
+use tokio::sync::oneshot;
+
 use crate::control::{Code, Request, Response};
 use crate::correlate::Correlator;
 use crate::engine::Engine;
@@ -195,10 +197,7 @@ impl Core {
         self.inbox.clear_wake();
         while let Some(message) = self.inbox.next() {
             match message {
-                Message::Request(request, answer) => {
-                    // The asker may have gone.
-                    let _ = answer.send(self.respond(request));
-                }
+                Message::Request(request, answer) => self.respond(request, answer),
                 Message::Reload => {
                     let response = self.reload();
                     let level = if response.code == Code::Ok { log::Level::Info } else { log::Level::Error };
@@ -210,9 +209,9 @@ impl Core {
         Flow::Go
     }
 
-    fn respond(&mut self, request: Request) -> Response {
+    fn respond(&mut self, request: Request, answer: oneshot::Sender<Response>) {
         let now = self.clock.now();
-        match request {
+        let response = match request {
             Request::Reload => self.reload(),
             Request::Ping => Response::ok("mailwardend is running"),
             Request::Status { jail } => views::status(self, jail.as_deref(), now),
@@ -222,9 +221,11 @@ impl Core {
             command => {
                 let response = views::command(&mut self.engine, command, now);
                 while self.effects.apply(&mut self.engine, &self.inbox, now) {}
-                response
+                return self.effects.answer_when_saved(response, answer);
             }
-        }
+        };
+        // The asker may have gone.
+        let _ = answer.send(response);
     }
 
     /// Everything is read and checked before anything changes.

@@ -9,7 +9,10 @@ use log::{debug, error, info, warn};
 
 use super::firewall::{Firewall, lasting};
 use super::inbox::Inbox;
+use tokio::sync::oneshot;
+
 use crate::address::display;
+use crate::control::Response;
 use crate::enforce::nft::{Element, Key};
 use crate::enforce::sockets;
 use crate::engine::Engine;
@@ -98,6 +101,17 @@ impl Effects {
             self.last_prune = Instant::now();
             self.store.prune(now, memory);
         }
+    }
+
+    /// What an operator was told to be done survives a crash: the answer waits for the disk, but nobody else does.
+    pub(super) fn answer_when_saved(&self, mut response: Response, answer: oneshot::Sender<Response>) {
+        self.store.after_decisions(move |outcome| {
+            if let Err(problem) = outcome {
+                response.message.push_str(&format!("\nin force, but not saved, so a restart forgets it: {problem}"));
+            }
+            // The asker may have gone.
+            let _ = answer.send(response);
+        });
     }
 
     fn destroy(&self, elements: &[Element]) {

@@ -158,6 +158,11 @@ impl Store {
         state.and(windows)
     }
 
+    /// Calls `done`, on another thread, when the decisions handed over so far are on disk or could not be written.
+    pub fn after_decisions(&self, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
+        self.state.after(Box::new(done));
+    }
+
     pub fn health(&self) -> Health {
         Health { state: self.state.health(), windows: self.windows.health() }
     }
