@@ -33,6 +33,12 @@ pub fn single(ip: IpAddr) -> IpNetwork {
     IpNetwork::from(ip)
 }
 
+/// `192.0.2.1` for a single address, `2001:db8::/64` for a network.
+pub fn display(net: IpNetwork) -> String {
+    let single = if net.is_ipv4() { 32 } else { 128 };
+    if net.prefix() == single { net.ip().to_string() } else { net.to_string() }
+}
+
 /// The address as a number: IPv4 in the low 32 bits.
 pub fn to_bits(ip: IpAddr) -> u128 {
     match ip {

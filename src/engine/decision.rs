@@ -103,3 +103,49 @@ pub enum Reply {
     Refused(String),
     NotFound,
 }
+
+/// A decision as `replay --json` and `monitor --json` print it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DecisionView<'a> {
+    pub time: String,
+    pub action: Verb,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<&'a str>,
+    pub jail: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Scope>,
+    /// Missing: for ever, or no such thing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+    pub reason: &'a str,
+    pub cause: Cause,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub observed: bool,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    pub evidence: &'a [String],
+}
+
+impl Decision {
+    pub fn view(&self) -> DecisionView<'_> {
+        let (ip, account) = match &self.subject {
+            Subject::Net(net) => (Some(crate::address::display(*net)), None),
+            Subject::Account(name) => (None, Some(name.as_str())),
+        };
+        let lasts = matches!(self.verb, Verb::Ban | Verb::Lock) && self.until != Timestamp::NEVER;
+        DecisionView {
+            time: self.time.rfc3339(),
+            action: self.verb,
+            ip,
+            account,
+            jail: &self.jail,
+            scope: matches!(self.verb, Verb::Ban | Verb::Unban).then_some(self.scope),
+            until: lasts.then(|| self.until.rfc3339()),
+            reason: &self.reason,
+            cause: self.cause,
+            observed: self.observed,
+            evidence: &self.evidence,
+        }
+    }
+}
