@@ -2,7 +2,8 @@
 //!
 //! Forms: `<PRI>` or none; then RFC 3164 with a host, RFC 3164 as it stands in /dev/log (no host), RFC 3339 with or without a
 //! host, or RFC 5424. `message repeated N times: [ … ]` (rsyslog) is unwrapped. A relay may put the sender's uid, as the
-//! kernel told it, in front of the message: `[uid=33] `; only the first such note counts, a second one is the sender's text.
+//! kernel told it, in front of the message: `[uid=33] `; only the one right behind the tag and its space counts, any other
+//! is the sender's text.
 
 use jiff::tz::TimeZone;
 
@@ -106,7 +107,9 @@ impl EnvelopeReader {
 
     /// Takes the relay's note and rsyslog's "message repeated" off the message that starts at `at`.
     fn finish(&self, line: &[u8], mut envelope: Envelope, mut at: usize) -> Option<Envelope> {
+        // rsyslog ends a tag at the first space, so a forger's own note can stand in his tag (`a[1]:[uid=0]`) but never behind it.
         if self.annotated
+            && line[..at].ends_with(b" ")
             && let Some((uid, length)) = annotation(&line[at..])
         {
             envelope.sender_uid = uid;
@@ -217,13 +220,12 @@ fn skip_structured_data(line: &[u8], mut at: usize) -> Option<usize> {
     (at < line.len() && line[at] == b' ').then_some(at)
 }
 
-/// `[uid=33] ` with spaces around it or not; the uid is unknown where it is no number.
+/// `[uid=33] ` and its length; the uid is unknown where it is no number.
 fn annotation(text: &[u8]) -> Option<(Option<u32>, usize)> {
-    let lead = usize::from(text.first() == Some(&b' '));
-    let value = text[lead..].strip_prefix(b"[uid=")?;
+    let value = text.strip_prefix(b"[uid=")?;
     let length = value.iter().take(12).position(|&byte| byte == b']')?;
     let uid = std::str::from_utf8(&value[..length]).ok().and_then(|digits| digits.parse().ok());
-    let next = lead + 5 + length + 1;
+    let next = 5 + length + 1;
     Some((uid, next + usize::from(text.get(next) == Some(&b' '))))
 }
 
@@ -295,7 +297,12 @@ mod tests {
     #[test]
     fn only_the_relays_own_note_counts() {
         let cases: &[(&[u8], &str)] = &[
-            (b"Nov 24 02:31:55 mx1 a[1]:[uid=33] [uid=0] x", "mx1|a|1|[uid=0] x|1|Some(33)"),
+            (b"Nov 24 02:31:55 mx1 a[1]: [uid=33] [uid=0] x", "mx1|a|1|[uid=0] x|1|Some(33)"),
+            // What a forger puts into his tag (seen with rsyslog 8.2302) is not the relay's word.
+            (b"Nov 24 02:31:55 mx1 a[1]:[uid=0] [uid=33] x", "mx1|a|1|[uid=0] [uid=33] x|1|None"),
+            (b"Nov 24 02:31:55 mx1 a[1]:[uid=0]: [uid=33] x", "mx1|a|1|[uid=0]: [uid=33] x|1|None"),
+            (b"Nov 24 02:31:55 mx1 [uid=0] [uid=33] a[1]: x", "-"),
+            (b"Nov 24 02:31:55 mx1  [uid=33] [uid=0] a[1]: x", "-"),
             (b"Nov 24 02:31:55 mx1 a[1]: [uid=33] x", "mx1|a|1|x|1|Some(33)"),
             (b"Nov 24 02:31:55 mx1 a[1]: [uid=] [uid=0] x", "mx1|a|1|[uid=0] x|1|None"),
             (b"Nov 24 02:31:55 mx1 a[1]: x [uid=0]", "mx1|a|1|x [uid=0]|1|None"),
