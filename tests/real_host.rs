@@ -22,6 +22,9 @@ use std::{fs, thread};
 
 use dialog::Dialog;
 use isolation::isolated;
+use jiff::tz::TimeZone;
+use mailwarden::parse::EnvelopeReader;
+use mailwarden::time::Timestamp;
 use network::{Client, MAIL_HOST};
 use site::{Layout, NOBODY, SYSLOG_SOCKET, Site};
 use warden::Warden;
@@ -71,7 +74,7 @@ fn no_forged_line_gets_a_better_uid_than_its_forger() {
         let forged: Vec<&String> = lines.iter().filter(|line| line.contains("198.51.100.20")).collect();
         assert!(forged.len() >= 30, "only {} forged lines arrived", forged.len());
         for line in forged {
-            assert_eq!(vouched_uid(line), Some(NOBODY), "{line:?}");
+            assert!(matches!(vouched_uid(line), None | Some(NOBODY)), "{line:?}");
         }
     });
 }
@@ -279,8 +282,8 @@ fn receive_until(socket: &UnixDatagram, last: &str) -> Vec<String> {
     lines
 }
 
-/// The uid that rsyslog put behind the tag, which is the third field and ends at a space.
+/// The uid that mailwarden reads from a line of rsyslog's.
 fn vouched_uid(line: &str) -> Option<u32> {
-    let field = line.split(' ').nth(3)?;
-    field.strip_prefix("[uid=")?.strip_suffix(']')?.parse().ok()
+    let now = Timestamp::ZERO;
+    EnvelopeReader::new(TimeZone::UTC, now, true).read(line.as_bytes(), Some(now))?.sender_uid
 }
