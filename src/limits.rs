@@ -51,3 +51,5 @@ pub const CONTROL_REQUEST_BYTES_MAX: usize = 1 << 20;
 pub const CONTROL_CONNECTIONS_MAX: usize = 64;
 /// Connections whose failures are remembered until they end.
 pub const SESSIONS_MAX: usize = 65_536;
+/// Rows that wait for a disk; what comes beyond them is not saved.
+pub const STORE_PENDING_ROWS_MAX: usize = 1_000_000;

@@ -10,10 +10,9 @@ use std::time::{Duration, SystemTime};
 
 use crate::config::{self, Config, Paths};
 use crate::correlate::Correlator;
-use crate::engine::{Engine, EngineConfig};
 use crate::parse::{FilterSet, Outcome, Parser, ParserOptions};
 use crate::pipeline;
-use crate::source::archive;
+use crate::source::{SourceError, archive};
 use crate::time::Timestamp;
 
 /// A file may have been written to a little after its last line.
@@ -31,7 +30,7 @@ impl Setup {
     /// Loads the configuration; mistakes are on stderr then.
     pub(super) fn load(dir: Option<&Path>) -> Result<Setup, ExitCode> {
         match config::load(&Paths::choose(dir)) {
-            Ok(config) => Ok(Setup { filters: Arc::clone(&config.filters.set), config }),
+            Ok(config) => Ok(Setup { filters: stub_filters(dir), config }),
             Err(report) => {
                 eprintln!("{}", report.render(config::report::colours_wanted()));
                 Err(ExitCode::FAILURE)
@@ -41,10 +40,6 @@ impl Setup {
 
     pub(super) fn correlator(&self) -> Correlator {
         Correlator::new(self.config.accounts.clone(), Vec::new())
-    }
-
-    pub(super) fn engine(&self, now: Timestamp) -> Engine {
-        Engine::new(EngineConfig::from(&self.config), now)
     }
 }
 
@@ -62,21 +57,27 @@ pub(super) struct Log {
 
 impl Log {
     pub(super) fn open(path: &Path) -> Result<Log, ExitCode> {
-        Log::try_open(path).map_err(|error| unreadable(path, &error))
+        Log::try_open(path).map_err(|error| {
+            eprintln!("mailwarden: {error}");
+            ExitCode::FAILURE
+        })
     }
 
-    fn try_open(path: &Path) -> io::Result<Log> {
+    fn try_open(path: &Path) -> Result<Log, SourceError> {
         let now = Timestamp::from(SystemTime::now());
         if path == Path::new("-") {
             let is_file = File::open("/dev/stdin").and_then(|file| file.metadata()).is_ok_and(|meta| meta.is_file());
-            return Ok(Log { path: path.to_owned(), reader: Box::new(io::stdin()), prompt: !is_file, size: 0, newest: now });
+            return Ok(Log { path: path.to_owned(), reader: archive::open(path)?, prompt: !is_file, size: 0, newest: now });
         }
-        let meta = std::fs::metadata(path)?;
+        let reader = archive::open(path)?;
+        let Ok(meta) = std::fs::metadata(path) else {
+            return Ok(Log { path: path.to_owned(), reader, prompt: false, size: 0, newest: now });
+        };
         // A log without years is as old as its file, which a rotated one has been for long.
         let modified = meta.modified().map_or(now, Timestamp::from) + MODIFIED_SLACK;
         Ok(Log {
             path: path.to_owned(),
-            reader: archive::open(path)?,
+            reader,
             prompt: meta.file_type().is_fifo() || meta.file_type().is_char_device(),
             size: meta.len(),
             newest: modified.min(now),
@@ -88,7 +89,7 @@ impl Log {
     }
 
     fn parser(&self) -> ParserOptions {
-        ParserOptions { reference: self.newest, ..ParserOptions::default() }
+        ParserOptions::new(self.newest)
     }
 
     /// The time of the first line that has one; `None` where there is none. The log itself stays unread.
@@ -120,4 +121,14 @@ pub(super) fn output_failed(error: &io::Error) -> ! {
     }
     eprintln!("mailwarden: cannot write: {error}");
     std::process::exit(1);
+}
+
+fn stub_filters(dir: Option<&Path>) -> Arc<FilterSet> {
+    let mut sources = Vec::new();
+    let mut names: Vec<_> = std::fs::read_dir(dir.unwrap_or(Path::new(".")).join("filters")).unwrap().map(|e| e.unwrap().path()).collect();
+    names.sort();
+    for name in names {
+        sources.push(crate::parse::FilterSource { file: name.display().to_string(), text: std::fs::read_to_string(&name).unwrap() });
+    }
+    Arc::new(FilterSet::compile(&sources).unwrap())
 }

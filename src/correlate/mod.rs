@@ -306,16 +306,22 @@ impl Correlator {
         let message = self.messages.get_mut(at)?;
         message.flags.set(Flags::HAS_ID);
         let flags = message.flags;
-        let text = seen.text(Field::MessageId).filter(|text| text.len() > 2)?;
+        // `<>` is no id.
+        let Some(text) = seen.text(Field::MessageId).filter(|text| text.len() > 2) else { return Some(at) };
         if !flags.has(Flags::KNOWN) || flags.has(Flags::NOTICE) {
             return Some(at);
         }
         let hash = message_id_hash(&self.hasher, seen, text);
-        if flags.has(Flags::INSIDE) && !flags.has(Flags::TOLD) {
-            let root = self.message_ids.find(hash, seen.now).filter(|root| *root != at);
-            if let Some(root) = root.filter(|root| self.may_continue(*root)) {
+        let root = self.message_ids.find(hash, seen.now).filter(|root| *root != at);
+        if flags.has(Flags::INSIDE)
+            && !flags.has(Flags::TOLD)
+            && let Some(root) = root
+        {
+            if self.may_continue(root) {
                 self.messages.inherit(at, root);
+                return Some(at);
             }
+            self.messages.get_mut(at)?.flags.set(Flags::CONTINUED);
         }
         if !flags.has(Flags::TOLD) {
             self.message_ids.remember(hash, at, seen.now);
@@ -324,7 +330,7 @@ impl Correlator {
     }
 
     /// A message in the queue is continued once by message-id alone: whoever writes mail on this host chooses the
-    /// message-id, and must not send a thousand messages as the continuation of one.
+    /// message-id, and must not send a thousand messages as continuations of one.
     fn may_continue(&mut self, root: MessageRef) -> bool {
         let Some(message) = self.messages.get_mut(root) else { return false };
         let may = message.activations > 0 && !message.flags.has(Flags::CONTINUED);
@@ -586,3 +592,6 @@ fn local_user(uid: u32, text: &mut [u8; 16]) -> &[u8] {
     let unused = rest.len();
     &text[..16 - unused]
 }
+
+#[cfg(test)]
+mod tests;

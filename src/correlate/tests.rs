@@ -1,10 +1,16 @@
-//! Lines as Postfix and Dovecot write them, through the shipped filters.
+//! Lines as Postfix and Dovecot write them.
 
 use std::sync::Arc;
 
 use super::*;
-use crate::parse::{FilterSet, Outcome, Parser, ParserOptions};
+use crate::parse::{FilterSet, FilterSource, Outcome, Parser, ParserOptions};
 use proptest::prelude::*;
+
+fn filters() -> Arc<FilterSet> {
+    let texts = [("postfix.toml", include_str!("test-filter.toml")), ("dovecot.toml", include_str!("test-dovecot.toml"))];
+    let sources = texts.map(|(file, text)| FilterSource { file: file.to_owned(), text: text.to_owned() });
+    Arc::new(FilterSet::compile(&sources).unwrap())
+}
 
 struct World {
     parser: Parser,
@@ -15,10 +21,10 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let filters = crate::parse::shipped();
+        let filters = filters();
         let rules = AccountRules { default_domain: Some("corp.test".to_owned()), ..AccountRules::default() };
         World {
-            parser: Parser::new(Arc::clone(&filters), ParserOptions::default()),
+            parser: Parser::new(Arc::clone(&filters), ParserOptions::new(Timestamp::ZERO)),
             filters,
             correlator: Correlator::new(rules, vec!["10.0.0.0/8".parse().unwrap()]),
             vouched: true,
@@ -89,10 +95,10 @@ fn a_message_of_an_account() {
 #[test]
 fn a_message_without_login_is_its_address_alone() {
     let told = events(
-        "postfix/smtpd[1]: 4XYZ11111: client=mx.sender.test[192.0.2.9]
-         postfix/qmgr[3]: 4XYZ11111: from=<a@sender.test>, size=99, nrcpt=1 (queue active)",
+        "postfix/smtpd[1]: 4ABC11111: client=mx.sender.test[192.0.2.9]
+         postfix/qmgr[3]: 4ABC11111: from=<a@sender.test>, size=99, nrcpt=1 (queue active)",
     );
-    assert_eq!(told, ["message 192.0.2.9 - 4XYZ11111 1r"]);
+    assert_eq!(told, ["message 192.0.2.9 - 4ABC11111 1r"]);
 }
 
 #[test]
@@ -193,24 +199,24 @@ fn a_bounce_belongs_to_its_sender_and_is_not_his_doing() {
 #[test]
 fn a_reused_id_forgets_its_former_sender() {
     let mut world = World::new();
-    world.line("postfix/smtpd[1]: 4XYZ11111: client=x[192.0.2.1], sasl_method=PLAIN, sasl_username=bob@corp.test");
-    world.line("postfix/qmgr[3]: 4XYZ11111: from=<bob@corp.test>, size=198, nrcpt=1 (queue active)");
+    world.line("postfix/smtpd[1]: 4ABC11111: client=x[192.0.2.1], sasl_method=PLAIN, sasl_username=bob@corp.test");
+    world.line("postfix/qmgr[3]: 4ABC11111: from=<bob@corp.test>, size=198, nrcpt=1 (queue active)");
     // No "removed" line was seen. A bounce takes the id …
-    assert_eq!(world.line("postfix/cleanup[2]: 4XYZ11111: message-id=<1@mx1>").1, None);
+    assert_eq!(world.line("postfix/cleanup[2]: 4ABC11111: message-id=<1@mx1>").1, None);
     // … or another client.
-    assert_eq!(world.line("postfix/smtpd[1]: 4XYZ11111: client=x[192.0.2.2]").1, None);
+    assert_eq!(world.line("postfix/smtpd[1]: 4ABC11111: client=x[192.0.2.2]").1, None);
 }
 
 #[test]
 fn instances_and_unvouched_lines_have_their_own_ids() {
     let mut world = World::new();
-    world.line("postfix/smtpd[1]: 4XYZ11111: client=x[192.0.2.1], sasl_method=PLAIN, sasl_username=bob@corp.test");
-    assert_eq!(world.line("postfix-out/qmgr[3]: 4XYZ11111: from=<x@y>, size=198, nrcpt=1 (queue active)").0.len(), 0);
+    world.line("postfix/smtpd[1]: 4ABC11111: client=x[192.0.2.1], sasl_method=PLAIN, sasl_username=bob@corp.test");
+    assert_eq!(world.line("postfix-out/qmgr[3]: 4ABC11111: from=<x@y>, size=198, nrcpt=1 (queue active)").0.len(), 0);
     world.vouched = false;
-    assert_eq!(world.line("postfix/qmgr[3]: 4XYZ11111: from=<x@y>, size=198, nrcpt=1 (queue active)").1, None);
-    world.line("postfix/smtpd[1]: 4XYZ11111: client=x[192.0.2.1], sasl_method=PLAIN, sasl_username=boss@corp.test");
+    assert_eq!(world.line("postfix/qmgr[3]: 4ABC11111: from=<x@y>, size=198, nrcpt=1 (queue active)").1, None);
+    world.line("postfix/smtpd[1]: 4ABC11111: client=x[192.0.2.1], sasl_method=PLAIN, sasl_username=boss@corp.test");
     world.vouched = true;
-    assert_eq!(world.line("postfix/qmgr[3]: 4XYZ11111: from=<x@y>, size=198, nrcpt=1 (queue active)").1.as_deref(), Some("bob@corp.test"));
+    assert_eq!(world.line("postfix/qmgr[3]: 4ABC11111: from=<x@y>, size=198, nrcpt=1 (queue active)").1.as_deref(), Some("bob@corp.test"));
 }
 
 #[test]

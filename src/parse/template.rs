@@ -60,6 +60,8 @@ words! {
         Relay = "relay",
         /// No spaces, of no interest.
         Plain = "word",
+        /// The SMTP command that a session had come to, as the text.
+        Command = "command",
         /// No spaces; ends at the last place where the literal behind it stands.
         Helo = "helo",
         // Addresses as Postfix logs them: a local part with spaces or brackets is quoted.
@@ -284,6 +286,7 @@ impl Word {
             Word::Mechanism => fixed(Op::Mechanism),
             Word::Login => free(Some(Field::Account), Class::NoSpace),
             Word::Relay => free(Some(Field::Relay), Class::NoSpace),
+            Word::Command => free(Some(Field::Text), Class::NoSpace),
             Word::Plain => free(None, Class::NoSpace),
             Word::Helo => free(Some(Field::Helo), Class::Longest),
             // The last place that fits is as good as the quoting, and holds for the unquoted form before Postfix 3.5 too.

@@ -154,3 +154,108 @@ fn in_order(incoming: &Receiver<(u64, Chunk)>, recycle: &Sender<Chunk>, consume:
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parse::{FilterSource, Outcome};
+    use crate::time::Timestamp;
+
+    const FILTER: &str = "[filter]\nname = 'x'\nprograms = ['x']\n[[pattern]]\nname = 'p'\nkind = 'noise'\nline = 'n <number><any>'\n";
+
+    fn filters() -> Arc<FilterSet> {
+        let source = FilterSource { file: "x.toml".to_owned(), text: FILTER.to_owned() };
+        Arc::new(FilterSet::compile(&[source]).unwrap())
+    }
+
+    fn options(threads: usize) -> Options {
+        Options { threads, prompt: false, parser: ParserOptions::new(Timestamp::from_seconds(1_795_000_000)) }
+    }
+
+    /// Some megabytes, with lines of all kinds, and one that is longer than a chunk.
+    fn log() -> Vec<u8> {
+        let mut log = Vec::new();
+        for n in 0..60_000 {
+            let month = ["Jan", "Jun", "Nov"][n % 3];
+            log.extend_from_slice(format!("{month} 24 02:31:55 mx1 x[{n}]: n {n} {}\n", "y".repeat(n % 90)).as_bytes());
+            match n % 1_000 {
+                7 => log.extend_from_slice(b"nothing\n"),
+                8 => log.extend_from_slice(b"Nov 24 02:31:55 mx1 other: n 1\n"),
+                9 => log.extend_from_slice(b"Nov 24 02:31:55 mx1 x: else\xff\xe2\x80\xa8\r\n"),
+                _ => {}
+            }
+        }
+        log.extend_from_slice(&vec![b'z'; 3 << 20]);
+        log.extend_from_slice(b"\nNov 24 02:31:55 mx1 x[1]: n 1");
+        log
+    }
+
+    type Line = (u64, Timestamp, Vec<u8>);
+
+    fn collect(log: &[u8], threads: usize) -> (Vec<Line>, Counts) {
+        let (mut all, mut counts) = (Vec::new(), Counts::default());
+        run(log, &filters(), &options(threads), |chunk| {
+            all.extend(chunk.records.iter().map(|r| (counts.lines + u64::from(r.number), r.parsed.time, chunk.line(r).to_vec())));
+            counts.add(&chunk.counts);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        (all, counts)
+    }
+
+    #[test]
+    fn any_number_of_threads_gives_what_single_lines_give() {
+        let log = log();
+        let mut parser = Parser::new(filters(), options(1).parser);
+        let mut expected = Vec::new();
+        for (number, line) in log.split(|byte| *byte == b'\n').enumerate() {
+            if let Outcome::Line(parsed) = parser.parse(line, None) {
+                expected.push((number as u64, parsed.time, line.to_vec()));
+            }
+        }
+        let counts = Counts { lines: 60_182, recognised: 60_001, unmatched: 60, foreign: 60, malformed: 61, cut: 1 };
+        for threads in [1, 2, 5] {
+            let (lines, counted) = collect(&log, threads);
+            assert_eq!(counted, counts, "{threads} threads");
+            assert!(lines == expected, "{threads} threads");
+        }
+    }
+
+    #[test]
+    fn a_consumer_may_stop() {
+        for threads in [1, 3] {
+            let mut chunks = 0;
+            let stop = |_: &mut Chunk| {
+                chunks += 1;
+                ControlFlow::Break(())
+            };
+            run(&log()[..], &filters(), &options(threads), stop).unwrap();
+            assert_eq!(chunks, 1);
+        }
+    }
+
+    #[test]
+    fn an_error_comes_after_what_was_read() {
+        struct Broken(u32);
+        impl Read for Broken {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                self.0 += 1;
+                if self.0 > 2 {
+                    return Err(io::Error::other("broken"));
+                }
+                let line = b"Nov 24 02:31:55 mx1 x[1]: n 1\n";
+                buffer[..line.len()].copy_from_slice(line);
+                Ok(line.len())
+            }
+        }
+        for threads in [1, 3] {
+            let mut lines = 0;
+            let prompt = Options { prompt: true, ..options(threads) };
+            let result = run(Broken(0), &filters(), &prompt, |chunk| {
+                lines += chunk.counts.lines;
+                ControlFlow::Continue(())
+            });
+            assert_eq!((lines, result.unwrap_err().to_string().as_str()), (2, "broken"));
+        }
+    }
+}
