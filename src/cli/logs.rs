@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::config::{self, Config, Paths};
 use crate::correlate::Correlator;
+use crate::engine::{Engine, EngineConfig};
 use crate::parse::{FilterSet, Outcome, Parser, ParserOptions};
 use crate::pipeline;
 use crate::source::{SourceError, archive};
@@ -30,7 +31,7 @@ impl Setup {
     /// Loads the configuration; mistakes are on stderr then.
     pub(super) fn load(dir: Option<&Path>) -> Result<Setup, ExitCode> {
         match config::load(&Paths::choose(dir)) {
-            Ok(config) => Ok(Setup { filters: stub_filters(dir), config }),
+            Ok(config) => Ok(Setup { filters: Arc::clone(&config.filters.set), config }),
             Err(report) => {
                 eprintln!("{}", report.render(config::report::colours_wanted()));
                 Err(ExitCode::FAILURE)
@@ -39,7 +40,12 @@ impl Setup {
     }
 
     pub(super) fn correlator(&self) -> Correlator {
-        Correlator::new(self.config.accounts.clone(), Vec::new())
+        let trusted = EngineConfig::from(&self.config).allow.mynetworks;
+        Correlator::new(self.config.accounts.clone(), trusted)
+    }
+
+    pub(super) fn engine(&self, now: Timestamp) -> Engine {
+        Engine::new(EngineConfig::from(&self.config), now)
     }
 }
 
@@ -121,14 +127,4 @@ pub(super) fn output_failed(error: &io::Error) -> ! {
     }
     eprintln!("mailwarden: cannot write: {error}");
     std::process::exit(1);
-}
-
-fn stub_filters(dir: Option<&Path>) -> Arc<FilterSet> {
-    let mut sources = Vec::new();
-    let mut names: Vec<_> = std::fs::read_dir(dir.unwrap_or(Path::new(".")).join("filters")).unwrap().map(|e| e.unwrap().path()).collect();
-    names.sort();
-    for name in names {
-        sources.push(crate::parse::FilterSource { file: name.display().to_string(), text: std::fs::read_to_string(&name).unwrap() });
-    }
-    Arc::new(FilterSet::compile(&sources).unwrap())
 }

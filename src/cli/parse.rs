@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use super::json::Object;
 use super::logs::{self, Log, Setup};
 use crate::correlate::{Correlator, MessageRef};
+use crate::engine::Engine;
 use crate::event::{Event, EventKind, Reason};
 use crate::parse::{Field, LineKind, Parsed};
 use crate::pipeline::{self, Chunk, LogClock};
@@ -48,6 +49,7 @@ pub(super) fn run(config: Option<&Path>, args: &Args) -> ExitCode {
 struct Printer<'a> {
     setup: &'a Setup,
     correlator: Correlator,
+    engine: Engine,
     clock: LogClock,
     /// Lines of the chunks before.
     lines: u64,
@@ -91,6 +93,7 @@ impl<'a> Printer<'a> {
         Printer {
             setup,
             correlator: setup.correlator(),
+            engine: setup.engine(Timestamp::ZERO),
             clock: LogClock::starting_at(Timestamp::ZERO),
             lines: 0,
             ready: Vec::new(),
@@ -123,8 +126,8 @@ impl<'a> Printer<'a> {
         let filter = self.setup.filters.filter_name(parsed.pattern);
         self.told.event = None;
         self.told.account.clear();
-        let told = &mut self.told;
-        let message = self.correlator.handle(line, parsed, filter, true, self.clock.now(), &mut |event| told.take(event));
+        let (told, engine) = (&mut self.told, &self.engine);
+        let message = self.correlator.handle(line, parsed, filter, true, self.clock.now(), &mut |event| told.take(event, engine));
         let mut text = self.spare.pop().unwrap_or_default();
         let mut object = Object::begin(&mut text);
         object.number("line", number);
@@ -188,7 +191,7 @@ fn finish(held: &mut Held, correlator: &Correlator) {
 }
 
 impl Told {
-    fn take(&mut self, event: &Event<'_>) {
+    fn take(&mut self, event: &Event<'_>, engine: &Engine) {
         self.account.extend_from_slice(event.account.unwrap_or_default());
         self.event = Some(Summary {
             kind: event.kind,
@@ -197,7 +200,7 @@ impl Told {
             count: event.count,
             recipients: event.recipients,
             bytes: event.bytes,
-            offence: !event.restates && !event.weak && offends(event),
+            offence: !event.restates && !event.weak && engine.offends(event),
         });
     }
 }
@@ -240,8 +243,4 @@ fn describe(object: &mut Object<'_>, line: &[u8], parsed: &Parsed, filter: &str,
     object.flag("restates", parsed.restates).flag("weak", parsed.weak);
     object.shown("offence", event.is_some_and(|event| event.offence));
     account.is_some()
-}
-
-fn offends(event: &Event<'_>) -> bool {
-    matches!(event.kind, EventKind::AuthFailure | EventKind::Reject | EventKind::ProtocolAbuse) && !matches!(event.reason, Reason::Temporary | Reason::Greylist)
 }

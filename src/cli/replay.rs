@@ -133,7 +133,11 @@ impl Output {
             if runs_out && !self.expiries {
                 continue;
             }
-            if self.json { as_json(&decision, &mut self.text) } else { as_sentence(&decision, &mut self.text) }
+            if self.json {
+                as_json(&decision, &mut self.text)
+            } else {
+                as_sentence(&decision, &mut self.text)
+            }
             self.text.push(b'\n');
         }
     }
@@ -213,7 +217,8 @@ impl Summary {
     fn print(&self, counts: &Counts, events: u64, clamped: u64) {
         let Counts { lines, recognised, unmatched, foreign, malformed, cut } = counts;
         let bans: u64 = self.jails.values().map(|tally| tally.bans).sum();
-        let mut text = format!("{lines} lines, {recognised} recognised, {events} events, {bans} bans of {} addresses\n", self.subjects.len());
+        let mut text =
+            format!("{lines} lines, {recognised} recognised, {events} events, {bans} bans of {} addresses\n", self.subjects.len());
         if unmatched + foreign + malformed > 0 {
             text.push_str(&format!("not recognised: {unmatched} of known programs, {foreign} of others, {malformed} no log lines\n"));
         }

@@ -18,7 +18,7 @@ pub mod sources;
 mod suggest;
 
 pub use accounts::AccountRules;
-pub use allow::Allow;
+pub use allow::{Allow, Mynetworks};
 pub use files::Paths;
 pub use filters::Filters;
 pub use report::Report;

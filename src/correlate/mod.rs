@@ -486,6 +486,10 @@ impl Correlator {
 
     /// Rejects, abuse and verdicts: the line's own words, and whose message it is where it names one.
     fn about_mail(&mut self, kind: EventKind, seen: Seen<'_>, sink: &mut Sink<'_>) -> Option<MessageRef> {
+        if sessions::ends_login(seen.parsed.reason, slice(seen.line, seen.parsed.message)) {
+            let process = self.process(seen);
+            self.sessions.failed(process, seen.parsed.client, 1);
+        }
         let at = seen.queue_id().and_then(|id| self.messages.find(scope(&self.hasher, seen), id));
         let account = seen.text(Field::Account).filter(|name| !name.is_empty()).map(|name| self.canonical.name(name));
         let mut event = seen.event(kind);

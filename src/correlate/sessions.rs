@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use hashbrown::HashMap;
 
+use crate::event::Reason;
 use crate::limits::SESSIONS_MAX;
 
 /// A server process on a host: who handles one connection at a time.
@@ -71,6 +72,17 @@ impl Sessions {
     }
 }
 
+/// Whether a line of smtpd tells what became of an AUTH command that `disconnect … auth=0/1` will count among the failed ones:
+/// the client went away in the middle of it, or it was refused for coming too often.
+pub(super) fn ends_login(reason: Reason, message: &[u8]) -> bool {
+    if !matches!(reason, Reason::LostConnection | Reason::Rate) {
+        return false;
+    }
+    // The server's own words; the client's name comes behind them.
+    let words = memchr::memmem::find(message, b" from ").map_or(message, |end| &message[..end]);
+    words.ends_with(b" after AUTH") || memchr::memmem::find(words, b"AUTH command rate limit").is_some()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,6 +102,21 @@ mod tests {
         sessions.failed(process, ip, 1);
         sessions.connect(process);
         assert_eq!(sessions.told(process, ip), 0);
+    }
+
+    #[test]
+    fn logins_that_were_not_finished() {
+        let cases = [
+            (Reason::LostConnection, "lost connection after AUTH from unknown[192.0.2.10]", true),
+            (Reason::LostConnection, "NOQUEUE: timeout after AUTH from unknown[192.0.2.10]", true),
+            (Reason::LostConnection, "lost connection after RCPT from unknown[192.0.2.10]", false),
+            (Reason::Rate, "warning: AUTH command rate limit exceeded: 3 from x[192.0.2.10] for service 25", true),
+            (Reason::Rate, "warning: Connection rate limit exceeded: 3 from x[192.0.2.10] for service 25", false),
+            (Reason::Helo, "lost connection after AUTH from unknown[192.0.2.10]", false),
+        ];
+        for (reason, message, expected) in cases {
+            assert_eq!(ends_login(reason, message.as_bytes()), expected, "{message}");
+        }
     }
 
     #[test]

@@ -28,6 +28,9 @@ pub mod snapshot;
 mod table;
 mod verdict;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -78,6 +81,9 @@ impl Default for EngineConfig {
 #[derive(Debug)]
 pub struct Engine {
     now: i64,
+    /// When that happened which is being handled: what is decided is decided as of then. A log that is read late gives the
+    /// same decisions as one that is read at once.
+    at: i64,
     seed: Seed,
     persist: bool,
     keys_per_table_max: usize,
@@ -121,6 +127,8 @@ struct Totals {
     decisions_dropped: u64,
 }
 
+/// A stamp that lies further back counts as of so long ago.
+const LATE_MICROS_MAX: i64 = 86_400_000_000;
 /// Between two sweeps of a quiet engine.
 const SWEEP_EVERY_MICROS: i64 = 10_000_000;
 /// Buckets looked at in each table then.
@@ -135,6 +143,7 @@ impl Engine {
         let groups = Group::compile(jails, seed, keys_per_table_max, persist);
         Engine {
             now: now.micros().max(0),
+            at: now.micros().max(0),
             seed,
             persist,
             keys_per_table_max,
@@ -161,6 +170,7 @@ impl Engine {
     pub fn handle_event(&mut self, event: &Event<'_>, now: Timestamp) {
         self.advance(now);
         self.end_bans(ENDED_PER_EVENT);
+        self.at = event.time.micros().clamp(self.now.saturating_sub(LATE_MICROS_MAX), self.now);
         self.totals.events += 1;
         self.count(event);
     }
@@ -202,6 +212,7 @@ impl Engine {
     fn advance(&mut self, now: Timestamp) {
         // Stamps are kept in 56 bits.
         self.now = self.now.max(now.micros().min(1 << 54));
+        self.at = self.now;
     }
 
     fn sweep(&mut self) {

@@ -140,7 +140,7 @@ impl Engine {
     }
 
     fn ban(&mut self, subnet: Subnet, case: &Case) {
-        let now = self.now;
+        let now = self.at;
         let earlier = self.history.earlier(subnet, now);
         let until = end(now, self.sanction.duration(case.jail.ban.bantime, earlier));
         let key = BanKey { subnet, scope: case.jail.ban.scope };
@@ -188,7 +188,7 @@ impl Engine {
     fn make_room(&mut self) {
         if let Some(entry) = self.ledger.pop_soonest() {
             self.totals.bans_evicted += 1;
-            let time = self.now;
+            let time = self.at;
             self.push_unban(&entry, time, "lifted early: as many bans as there may be are in force", Cause::Engine);
         }
     }
@@ -197,7 +197,7 @@ impl Engine {
     fn widen(&mut self, part: Subnet, scope: Scope, part_until: i64) {
         let Some(config) = self.sanction.widening.clone() else { return };
         let mut part = part;
-        let now = self.now;
+        let now = self.at;
         loop {
             let (allow, known) = (&self.allow, &self.known);
             let is_free = |network: Subnet| allow.find(network).is_none() && !known.lives_in(network, now);
@@ -284,7 +284,7 @@ impl Engine {
     pub(super) fn decision(&self, verb: Verb, subject: Subject, scope: Scope, until: i64, jail: &str, reason: String) -> Decision {
         let mut decision = Decision {
             id: 0,
-            time: Timestamp::from_micros(self.now),
+            time: Timestamp::from_micros(self.at),
             verb,
             subject,
             scope,
