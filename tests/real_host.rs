@@ -76,13 +76,11 @@ fn no_forged_line_gets_a_better_uid_than_its_forger() {
 }
 
 #[test]
-#[ignore = "the daemon is being built"]
 fn guessers_are_banned_and_customers_are_not() {
     isolated("guessers_are_banned_and_customers_are_not", || ban_guessers(Layout::Host));
 }
 
 #[test]
-#[ignore = "the daemon is being built"]
 fn guessers_are_banned_before_a_container() {
     isolated("guessers_are_banned_before_a_container", || ban_guessers(Layout::Container));
 }
@@ -127,7 +125,6 @@ fn ban_guessers(layout: Layout) {
 }
 
 #[test]
-#[ignore = "the daemon is being built"]
 fn relay_attempts_and_harvesting_close_port_25_only() {
     isolated("relay_attempts_and_harvesting_close_port_25_only", || {
         let (site, warden) = Site::start(Layout::Host, Warden::start);
@@ -147,7 +144,6 @@ fn relay_attempts_and_harvesting_close_port_25_only() {
 }
 
 #[test]
-#[ignore = "the daemon is being built"]
 fn mail_goes_on_while_the_daemon_hangs() {
     isolated("mail_goes_on_while_the_daemon_hangs", || {
         const MAILS: usize = 1000;
@@ -172,7 +168,6 @@ fn mail_goes_on_while_the_daemon_hangs() {
 }
 
 #[test]
-#[ignore = "the daemon is being built"]
 fn forged_lines_ban_nobody_and_are_counted() {
     isolated("forged_lines_ban_nobody_and_are_counted", || {
         let (site, warden) = Site::start(Layout::Host, Warden::start);
