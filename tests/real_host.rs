@@ -25,7 +25,7 @@ use isolation::isolated;
 use jiff::tz::TimeZone;
 use mailwarden::parse::EnvelopeReader;
 use mailwarden::time::Timestamp;
-use network::{Client, MAIL_HOST};
+use network::{Client, MAIL_HOST, Namespace};
 use site::{Layout, NOBODY, SYSLOG_SOCKET, Site};
 use warden::Warden;
 
@@ -169,29 +169,36 @@ fn mail_goes_on_while_the_daemon_hangs() {
 
 #[test]
 fn forged_lines_ban_nobody_and_are_counted() {
-    isolated("forged_lines_ban_nobody_and_are_counted", || {
-        let (site, warden) = Site::start(Layout::Host, Warden::start);
-        let (customer, attacker) = (site.client("customer", 20), site.client("attacker", 66));
-        // Each of them often enough for a ban, if it alone were believed.
-        let forged = vec![forgery::datagrams(&customer.v4.to_string()); 8].concat();
-        // The socket's own mode would keep them out; the second line of defence is asked here.
-        fs::set_permissions(SYSLOG_SOCKET, fs::Permissions::from_mode(0o666)).unwrap();
-        for socket in ["/dev/log", SYSLOG_SOCKET] {
-            site::send_as(NOBODY, socket, &forged);
-        }
-        // The same from root is believed, or this test would prove nothing.
-        site::send_as(0, "/dev/log", &vec![forgery::datagrams("198.51.100.70").swap_remove(0); 8]);
-        warden.scope_of_ban([198, 51, 100, 70].into());
-        // They have all been looked at when those of a real attacker behind them have had their effect.
-        guess(&attacker, MAIL_HOST[0], Way::Smtp, 8);
-        warden.scope_of_ban(attacker.v4);
-        assert!(warden.banned().iter().all(|net| !net.contains(customer.v4)), "{:?}", warden.banned());
-        log_in(&customer, MAIL_HOST[0]);
-        let status = warden.ask(&["status"]);
-        let counted = status[0]["engine"]["forged"].as_array().into_iter().flatten();
-        let lines: u64 = counted.map(|filter| filter["lines"].as_u64().unwrap()).sum();
-        assert!(lines >= 40, "{status:#?}");
-    });
+    isolated("forged_lines_ban_nobody_and_are_counted", || believe_no_forgery(Warden::start));
+}
+
+#[test]
+fn forged_lines_ban_nobody_where_all_must_be_annotated() {
+    isolated("forged_lines_ban_nobody_where_all_must_be_annotated", || believe_no_forgery(Warden::start_annotated));
+}
+
+fn believe_no_forgery(start: impl FnOnce(&Namespace) -> Warden) {
+    let (site, warden) = Site::start(Layout::Host, start);
+    let (customer, attacker) = (site.client("customer", 20), site.client("attacker", 66));
+    // Each of them often enough for a ban, if it alone were believed.
+    let forged = vec![forgery::datagrams(&customer.v4.to_string()); 8].concat();
+    // The socket's own mode would keep them out; the second line of defence is asked here.
+    fs::set_permissions(SYSLOG_SOCKET, fs::Permissions::from_mode(0o666)).unwrap();
+    for socket in ["/dev/log", SYSLOG_SOCKET] {
+        site::send_as(NOBODY, socket, &forged);
+    }
+    // The same from root is believed, or this test would prove nothing.
+    site::send_as(0, "/dev/log", &vec![forgery::datagrams("198.51.100.70").swap_remove(0); 8]);
+    warden.scope_of_ban([198, 51, 100, 70].into());
+    // They have all been looked at when those of a real attacker behind them have had their effect.
+    guess(&attacker, MAIL_HOST[0], Way::Smtp, 8);
+    warden.scope_of_ban(attacker.v4);
+    assert!(warden.banned().iter().all(|net| !net.contains(customer.v4)), "{:?}", warden.banned());
+    log_in(&customer, MAIL_HOST[0]);
+    let status = warden.ask(&["status"]);
+    let counted = status[0]["engine"]["forged"].as_array().into_iter().flatten();
+    let lines: u64 = counted.map(|filter| filter["lines"].as_u64().unwrap()).sum();
+    assert!(lines >= 40, "{status:#?}");
 }
 
 #[derive(Clone, Copy)]

@@ -13,6 +13,8 @@ use crate::time::Timestamp;
 
 /// Longest syslog tag that is looked at.
 const TAG_BYTES_MAX: usize = 256;
+/// What the kernel calls no user (`(uid_t) -1`).
+const UNKNOWN_UID: u32 = u32::MAX;
 
 /// What stands around a message. Positions are those of the whole line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +29,7 @@ pub struct Envelope {
     pub message: Span,
     /// How many times the message was written; 1 unless the line says "message repeated".
     pub repeated: u32,
-    /// The sender's uid as a relay annotated it.
+    /// The sender's uid as a relay annotated it; `u32::MAX`, which is nobody's, where the relay did not know it.
     pub sender_uid: Option<u32>,
 }
 
@@ -112,7 +114,7 @@ impl EnvelopeReader {
             && line[..at].ends_with(b" ")
             && let Some((uid, length)) = annotation(&line[at..])
         {
-            envelope.sender_uid = uid;
+            envelope.sender_uid = Some(uid);
             at += length;
         }
         let mut end = line.len();
@@ -220,11 +222,11 @@ fn skip_structured_data(line: &[u8], mut at: usize) -> Option<usize> {
     (at < line.len() && line[at] == b' ').then_some(at)
 }
 
-/// `[uid=33] ` and its length; the uid is unknown where it is no number.
-fn annotation(text: &[u8]) -> Option<(Option<u32>, usize)> {
+/// `[uid=33] ` and its length. A relay that does not know the sender writes `[uid=]`: nobody's word then, and not the relay's.
+fn annotation(text: &[u8]) -> Option<(u32, usize)> {
     let value = text.strip_prefix(b"[uid=")?;
     let length = value.iter().take(12).position(|&byte| byte == b']')?;
-    let uid = std::str::from_utf8(&value[..length]).ok().and_then(|digits| digits.parse().ok());
+    let uid = std::str::from_utf8(&value[..length]).ok().and_then(|digits| digits.parse().ok()).unwrap_or(UNKNOWN_UID);
     let next = 5 + length + 1;
     Some((uid, next + usize::from(text.get(next) == Some(&b' '))))
 }
@@ -304,7 +306,7 @@ mod tests {
             (b"Nov 24 02:31:55 mx1 [uid=0] [uid=33] a[1]: x", "-"),
             (b"Nov 24 02:31:55 mx1  [uid=33] [uid=0] a[1]: x", "-"),
             (b"Nov 24 02:31:55 mx1 a[1]: [uid=33] x", "mx1|a|1|x|1|Some(33)"),
-            (b"Nov 24 02:31:55 mx1 a[1]: [uid=] [uid=0] x", "mx1|a|1|[uid=0] x|1|None"),
+            (b"Nov 24 02:31:55 mx1 a[1]: [uid=] [uid=0] x", "mx1|a|1|[uid=0] x|1|Some(4294967295)"),
             (b"Nov 24 02:31:55 mx1 a[1]: x [uid=0]", "mx1|a|1|x [uid=0]|1|None"),
         ];
         for (line, expected) in cases {
