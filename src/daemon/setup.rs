@@ -62,7 +62,7 @@ pub(super) fn start(options: &Options) -> Result<(Setup, Inbox, ControlThread), 
     let sources = open_sources(&specs, &loaded.cursors, &mut inherited, now)?;
     info!("{} jails, {} sources, {} bans taken over", config.jails.len(), sources.len(), engine.ban_count());
     let setup = Setup {
-        parser_options: parser_options(&specs, now),
+        parser_options: parser_options(now),
         correlator: Correlator::new(config.accounts.clone(), mynetworks(&config)),
         effects: Effects::new(firewall, store, config.enforcement.destroy_sockets),
         config: Arc::new(config),
@@ -173,8 +173,10 @@ fn open_sources(
     Ok(sources)
 }
 
-fn parser_options(specs: &[SourceSpec], now: Timestamp) -> ParserOptions {
-    ParserOptions { annotated: specs.iter().any(|spec| spec.annotate), ..ParserOptions::new(now) }
+/// A relay's note about the sender is read where there is one: with the snippets that we ship it is there, whatever the
+/// configuration says. `annotated = true` is about the lines without one.
+fn parser_options(now: Timestamp) -> ParserOptions {
+    ParserOptions { annotated: true, ..ParserOptions::new(now) }
 }
 
 fn log_target(config: &Config) -> logging::Target {

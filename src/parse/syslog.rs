@@ -2,7 +2,8 @@
 //!
 //! Forms: `<PRI>` or none; then RFC 3164 with a host, RFC 3164 as it stands in /dev/log (no host), RFC 3339 with or without a
 //! host, or RFC 5424. `message repeated N times: [ … ]` (rsyslog) is unwrapped. A relay may put the sender's uid, as the
-//! kernel told it, in front of the message: `[uid=33] `; only the first such note counts, a second one is the sender's text.
+//! kernel told it, in front of the message: `[uid=33] `; only the one right behind the tag and its space counts, any other
+//! is the sender's text.
 
 use jiff::tz::TimeZone;
 use memchr::{memchr, memchr3};
@@ -13,6 +14,8 @@ use crate::time::Timestamp;
 
 /// Longest syslog tag that is looked at.
 const TAG_BYTES_MAX: usize = 256;
+/// What the kernel calls no user (`(uid_t) -1`).
+const UNKNOWN_UID: u32 = u32::MAX;
 
 /// What stands around a message. Positions are those of the whole line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +30,7 @@ pub struct Envelope {
     pub message: Span,
     /// How many times the message was written; 1 unless the line says "message repeated".
     pub repeated: u32,
-    /// The sender's uid as a relay annotated it.
+    /// The sender's uid as a relay annotated it; `u32::MAX`, which is nobody's, where the relay did not know it.
     pub sender_uid: Option<u32>,
 }
 
@@ -107,10 +110,12 @@ impl EnvelopeReader {
 
     /// Takes the relay's note and rsyslog's "message repeated" off the message that starts at `at`.
     fn finish(&self, line: &[u8], mut envelope: Envelope, mut at: usize) -> Option<Envelope> {
+        // rsyslog ends a tag at the first space, so a forger's own note can stand in his tag (`a[1]:[uid=0]`) but never behind it.
         if self.annotated
+            && line[..at].ends_with(b" ")
             && let Some((uid, length)) = annotation(&line[at..])
         {
-            envelope.sender_uid = uid;
+            envelope.sender_uid = Some(uid);
             at += length;
         }
         let mut end = line.len();
@@ -238,13 +243,12 @@ fn skip_structured_data(line: &[u8], mut at: usize) -> Option<usize> {
     (at < line.len() && line[at] == b' ').then_some(at)
 }
 
-/// `[uid=33] ` with spaces around it or not; the uid is unknown where it is no number.
-fn annotation(text: &[u8]) -> Option<(Option<u32>, usize)> {
-    let lead = usize::from(text.first() == Some(&b' '));
-    let value = text[lead..].strip_prefix(b"[uid=")?;
+/// `[uid=33] ` and its length. A relay that does not know the sender writes `[uid=]`: nobody's word then, and not the relay's.
+fn annotation(text: &[u8]) -> Option<(u32, usize)> {
+    let value = text.strip_prefix(b"[uid=")?;
     let length = value.iter().take(12).position(|&byte| byte == b']')?;
-    let uid = std::str::from_utf8(&value[..length]).ok().and_then(|digits| digits.parse().ok());
-    let next = lead + 5 + length + 1;
+    let uid = std::str::from_utf8(&value[..length]).ok().and_then(|digits| digits.parse().ok()).unwrap_or(UNKNOWN_UID);
+    let next = 5 + length + 1;
     Some((uid, next + usize::from(text.get(next) == Some(&b' '))))
 }
 
@@ -316,9 +320,14 @@ mod tests {
     #[test]
     fn only_the_relays_own_note_counts() {
         let cases: &[(&[u8], &str)] = &[
-            (b"Nov 24 02:31:55 mx1 a[1]:[uid=33] [uid=0] x", "mx1|a|1|[uid=0] x|1|Some(33)"),
+            (b"Nov 24 02:31:55 mx1 a[1]: [uid=33] [uid=0] x", "mx1|a|1|[uid=0] x|1|Some(33)"),
+            // What a forger puts into his tag (seen with rsyslog 8.2302) is not the relay's word.
+            (b"Nov 24 02:31:55 mx1 a[1]:[uid=0] [uid=33] x", "mx1|a|1|[uid=0] [uid=33] x|1|None"),
+            (b"Nov 24 02:31:55 mx1 a[1]:[uid=0]: [uid=33] x", "mx1|a|1|[uid=0]: [uid=33] x|1|None"),
+            (b"Nov 24 02:31:55 mx1 [uid=0] [uid=33] a[1]: x", "-"),
+            (b"Nov 24 02:31:55 mx1  [uid=33] [uid=0] a[1]: x", "-"),
             (b"Nov 24 02:31:55 mx1 a[1]: [uid=33] x", "mx1|a|1|x|1|Some(33)"),
-            (b"Nov 24 02:31:55 mx1 a[1]: [uid=] [uid=0] x", "mx1|a|1|[uid=0] x|1|None"),
+            (b"Nov 24 02:31:55 mx1 a[1]: [uid=] [uid=0] x", "mx1|a|1|[uid=0] x|1|Some(4294967295)"),
             (b"Nov 24 02:31:55 mx1 a[1]: x [uid=0]", "mx1|a|1|x [uid=0]|1|None"),
         ];
         for (line, expected) in cases {

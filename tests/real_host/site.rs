@@ -102,8 +102,8 @@ pub fn delivered(account: &str) -> usize {
     fs::read_dir(format!("{ROOT}/mail/example.test/{account}/new")).map_or(0, Iterator::count)
 }
 
-/// Sends datagrams to a socket as a user of the host that has no part in mail. `logger` would tidy them up.
-pub fn send_as_nobody(socket: &str, datagrams: &[String]) {
+/// Sends datagrams to a socket as a user of the host. `logger` would tidy them up.
+pub fn send_as(uid: u32, socket: &str, datagrams: &[String]) {
     const SEND: &str = "
 import socket, sys
 peer = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -111,8 +111,7 @@ peer.connect(sys.argv[1])
 for line in sys.stdin:
     peer.send(bytes.fromhex(line))
 ";
-    let mut python =
-        Command::new("/usr/bin/python3").args(["-c", SEND, socket]).uid(NOBODY).gid(NOBODY).stdin(Stdio::piped()).spawn().unwrap();
+    let mut python = Command::new("/usr/bin/python3").args(["-c", SEND, socket]).uid(uid).gid(uid).stdin(Stdio::piped()).spawn().unwrap();
     let mut input = python.stdin.take().unwrap();
     for datagram in datagrams {
         let hex: String = datagram.bytes().map(|byte| format!("{byte:02x}")).collect();
