@@ -81,6 +81,7 @@ impl Engine {
     fn count_facets(&mut self, facets: &mut Facets<'_>, stamp: i64, origin: Option<&str>) {
         let event = facets.event;
         let mut client: Option<Client> = None;
+        let mut is_noted = false;
         for place in 0.. {
             let Some(index) = self.by_kind.get(event.kind as usize).and_then(|indices| indices.get(place)) else { break };
             let index = usize::from(*index);
@@ -98,7 +99,13 @@ impl Engine {
                     found
                 }
             };
-            self.count_in_group(index, facets, &client, stamp, origin);
+            let Some((key, value, amount)) = self.place_in_group(index, facets, &client, stamp) else { continue };
+            if !is_noted {
+                self.evidence.add(facets.host.map(|host| host.key()), facets.account(), event.line);
+                is_noted = true;
+            }
+            let addition = Addition { stamp, amount, tag: facets.pair_tag(), value };
+            self.count_in_group(index, facets, &client, key, &addition, origin);
         }
     }
 
@@ -125,22 +132,35 @@ impl Engine {
         !client.allowed && client.banned.is_none()
     }
 
-    fn count_in_group(&mut self, index: usize, facets: &mut Facets<'_>, client: &Client, stamp: i64, origin: Option<&str>) {
-        let (seed, now, event) = (self.seed, self.now, facets.event);
-        let Some(group) = self.groups.get_mut(index) else { return };
+    /// Under which key, with which value and how much an event counts in a group; `None`: not at all.
+    fn place_in_group(&self, index: usize, facets: &mut Facets<'_>, client: &Client, stamp: i64) -> Option<(u128, u128, u64)> {
+        let group = self.groups.get(index)?;
         if is_spared(group.unless(), client.standing) || group.strangers_only && (client.standing.good || client.protected) {
-            return;
+            return None;
         }
-        let by_pair = client.standing.shared && event.kind == EventKind::AuthFailure && group.is_by_address();
-        let key = if by_pair { facets.pair() } else { facets.key(&group.parts) };
-        let (amount, terms) = (group.amount(event), group.terms(now));
-        let (Some(key), Some(value)) = (key, group.value(facets, seed)) else { return };
-        if amount == 0 || stamp <= terms.horizon {
-            return;
+        let amount = group.amount(facets.event);
+        if amount == 0 || stamp <= group.terms(self.now).horizon {
+            return None;
         }
+        let by_pair = client.standing.shared && facets.event.kind == EventKind::AuthFailure && group.is_by_address();
+        let key = if by_pair { facets.pair() } else { facets.key(&group.parts) }?;
+        Some((key, group.value(facets, self.seed)?, amount))
+    }
+
+    fn count_in_group(
+        &mut self,
+        index: usize,
+        facets: &mut Facets<'_>,
+        client: &Client,
+        key: u128,
+        addition: &Addition,
+        origin: Option<&str>,
+    ) {
+        let (now, event) = (self.now, facets.event);
+        let Some(group) = self.groups.get_mut(index) else { return };
         let refusal = refusal(group, facets, client, &self.allow, &self.known, now);
-        let addition = Addition { stamp, amount, tag: facets.pair_tag(), value };
         let name = if group.is_by_name() { event.submitter.or(event.account) } else { None };
+        let terms = group.terms(now);
         let rules = group.rules.iter().enumerate().filter_map(|(rule, compiled)| {
             let limits = compiled.limits(name)?;
             let clears = if refusal.is_some() { compiled.bans_contributors } else { compiled.bans | compiled.bans_contributors };
@@ -150,9 +170,8 @@ impl Engine {
         if rules.clone().next().is_none() {
             return;
         }
-        group.windows.count(key, &addition, &terms, rules, &mut self.fired);
+        group.windows.count(key, addition, &terms, rules, &mut self.fired);
         group.counted += 1;
-        self.evidence.add(facets.host.map(|host| host.key()), if event.account.is_some() { facets.account() } else { None }, event.line);
         if !self.fired.is_empty() {
             let mut fired = std::mem::take(&mut self.fired);
             for firing in fired.drain(..) {

@@ -28,6 +28,9 @@ pub mod snapshot;
 mod table;
 mod verdict;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -97,6 +100,12 @@ pub struct Engine {
     feedback: VecDeque<Feedback>,
     fired: Vec<Firing>,
     saving: Option<Saving>,
+    /// Restored bans that were made after the state that was restored, by their beginning.
+    upcoming: VecDeque<Ban>,
+    /// A saved state was restored: lines may come again.
+    is_resumed: bool,
+    /// Bans made at this very moment.
+    made_now: Vec<u64>,
     next_sweep: i64,
     totals: Totals,
 }
@@ -152,6 +161,9 @@ impl Engine {
             feedback: VecDeque::new(),
             fired: Vec::new(),
             saving: None,
+            upcoming: VecDeque::new(),
+            is_resumed: false,
+            made_now: Vec::new(),
             next_sweep: 0,
             totals: Totals::default(),
         }
@@ -190,9 +202,9 @@ impl Engine {
         Timestamp::from_micros(self.now)
     }
 
-    /// Bans in force, in no particular order.
+    /// Bans in force, in no particular order. After a restart also those that the state has yet to come to.
     pub fn bans(&self) -> impl Iterator<Item = Ban> {
-        self.ledger.iter().map(|entry| self.ledger.to_ban(entry))
+        self.ledger.iter().map(|entry| self.ledger.to_ban(entry)).chain(self.upcoming.iter().cloned())
     }
 
     pub fn ban_count(&self) -> usize {
@@ -201,7 +213,12 @@ impl Engine {
 
     fn advance(&mut self, now: Timestamp) {
         // Stamps are kept in 56 bits.
-        self.now = self.now.max(now.micros().min(1 << 54));
+        let now = now.micros().min(1 << 54);
+        if now > self.now {
+            self.now = now;
+            self.made_now.clear();
+            self.enter_upcoming();
+        }
     }
 
     fn sweep(&mut self) {

@@ -160,7 +160,7 @@ impl Engine {
             ..Entry::new(key, decision.id, now, until)
         };
         let added = self.enforce(entry, decision);
-        if matches!(added, Added::New | Added::Confirmed) {
+        if added == Added::New {
             if let Some(rule) = self.groups.get_mut(case.group).and_then(|group| group.rules.get_mut(case.rule)) {
                 rule.banned += 1;
             }
@@ -179,6 +179,7 @@ impl Engine {
         }
         let added = self.ledger.add(entry, self.now);
         if matches!(added, Added::New | Added::Prolonged) {
+            self.made_now.push(decision.id);
             self.ledger.tell(decision.id, &decision.reason, &decision.evidence);
             self.push(decision);
         }

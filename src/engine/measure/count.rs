@@ -87,14 +87,17 @@ impl Window for Small {
     }
 
     fn add(&mut self, addition: &Addition, terms: &Terms) {
-        let total = u64::from(self.len).saturating_add(addition.amount);
-        for _ in 0..addition.amount.min(Small::UNITS as u64) {
+        let free = (Small::UNITS as u64).saturating_sub(u64::from(self.len)).min(addition.amount);
+        for _ in 0..free {
             self.push(Slot::new(addition.stamp, addition.tag), terms.now);
         }
-        self.over = u8::try_from(total.saturating_sub(u64::from(self.len))).unwrap_or(u8::MAX);
+        self.over = u8::try_from(addition.amount - free).unwrap_or(u8::MAX);
     }
 
-    fn settle(&mut self) {
+    fn settle(&mut self, addition: &Addition, terms: &Terms) {
+        for _ in 0..self.over.min(Small::UNITS as u8) {
+            self.push(Slot::new(addition.stamp, addition.tag), terms.now);
+        }
         self.over = 0;
     }
 
@@ -123,10 +126,10 @@ impl Window for Small {
         self.len == 0
     }
 
-    fn summary(&self, _slot: u8, cutoff: i64, terms: &Terms) -> Summary {
+    fn summary(&self, _slot: u8, cutoff: i64, latest: Option<&Addition>, terms: &Terms) -> Summary {
         let counting = || self.live().iter().filter(|slot| slot.stamp(terms.now) > cutoff);
         let first = counting().map(|slot| slot.stamp(terms.now)).min().unwrap_or(terms.now);
-        let mut tags: Vec<u16> = counting().map(|slot| slot.tag()).filter(|tag| *tag != 0).collect();
+        let mut tags: Vec<u16> = counting().map(|slot| slot.tag()).chain(latest.map(|latest| latest.tag)).filter(|tag| *tag != 0).collect();
         tags.sort_unstable();
         tags.dedup();
         Summary { first, accounts: tags.len() as u32, contributors: Vec::new() }

@@ -113,7 +113,7 @@ impl Window for Seen {
         self.values.is_empty()
     }
 
-    fn summary(&self, slot: u8, cutoff: i64, terms: &Terms) -> Summary {
+    fn summary(&self, slot: u8, cutoff: i64, _latest: Option<&Addition>, terms: &Terms) -> Summary {
         let first = self.counting(slot, cutoff).map(|one| one.when.stamp()).min().unwrap_or(terms.now);
         let contributors = match terms.group {
             Group::Host | Group::Network => self.counting(slot, cutoff).map(|one| Host::from_key(one.value())).collect(),

@@ -121,8 +121,8 @@ pub trait Window: Value {
     /// Drops what has left every window.
     fn prune(&mut self, terms: &Terms);
     fn add(&mut self, addition: &Addition, terms: &Terms);
-    /// The event at hand is done with.
-    fn settle(&mut self) {}
+    /// The event at hand is done with, and did not clear the window.
+    fn settle(&mut self, _addition: &Addition, _terms: &Terms) {}
     fn total(&self, slot: u8, cutoff: i64, terms: &Terms) -> u64;
     /// How many steps have fired and not been re-armed.
     fn level(&self, slot: u8) -> u8;
@@ -133,7 +133,8 @@ pub trait Window: Value {
     }
     fn clear(&mut self, slot: u8, terms: &Terms);
     fn is_empty(&self) -> bool;
-    fn summary(&self, slot: u8, cutoff: i64, terms: &Terms) -> Summary;
+    /// `latest`: the event at hand, if it was just added.
+    fn summary(&self, slot: u8, cutoff: i64, latest: Option<&Addition>, terms: &Terms) -> Summary;
     /// Forgets what one (ip, account) added; true if that was anything.
     fn forgive(&mut self, tag: u16, value: Option<u128>, terms: &Terms) -> bool;
     /// Reads what `encode` wrote, also that of another representation of the same measure. `slots` says for each bit as it
@@ -202,7 +203,7 @@ impl Windows {
             let window = table.get(key)?;
             // The sum that a window keeps may still hold what has left it.
             let total = window.total(slot, cutoff, &Terms { sharers: u8::MAX, ..*terms });
-            (total > 0).then(|| (total, window.summary(slot, cutoff, terms)))
+            (total > 0).then(|| (total, window.summary(slot, cutoff, None, terms)))
         })
     }
 
@@ -271,9 +272,9 @@ fn count_in<'r, W: Window>(
         }
         window.add(addition, terms);
         for rule in rules {
-            fired.extend(trip(window, &rule, terms));
+            fired.extend(trip(window, &rule, addition, terms));
         }
-        window.settle();
+        window.settle(addition, terms);
         (if window.is_empty() { Fate::Remove } else { Fate::Keep }, ())
     });
 }
@@ -288,7 +289,7 @@ fn rearm<W: Window>(window: &mut W, rule: &RuleTerms<'_>, terms: &Terms) {
     }
 }
 
-fn trip<W: Window>(window: &mut W, rule: &RuleTerms<'_>, terms: &Terms) -> Option<Firing> {
+fn trip<W: Window>(window: &mut W, rule: &RuleTerms<'_>, addition: &Addition, terms: &Terms) -> Option<Firing> {
     let from = usize::from(window.level(rule.slot));
     let next = *rule.limits.get(from)?;
     let total = window.total(rule.slot, rule.cutoff, terms);
@@ -296,7 +297,7 @@ fn trip<W: Window>(window: &mut W, rule: &RuleTerms<'_>, terms: &Terms) -> Optio
         return None;
     }
     let to = rule.limits.iter().take_while(|limit| **limit <= total).count();
-    let firing = Firing { rule: rule.rule, from, to, total, summary: window.summary(rule.slot, rule.cutoff, terms) };
+    let firing = Firing { rule: rule.rule, from, to, total, summary: window.summary(rule.slot, rule.cutoff, Some(addition), terms) };
     if (from..to).any(|step| rule.clears >> step & 1 == 1) {
         window.clear(rule.slot, terms);
         window.set_level(rule.slot, 0);

@@ -116,7 +116,7 @@ impl Window for Weighted {
         self.units.is_empty()
     }
 
-    fn summary(&self, slot: u8, cutoff: i64, terms: &Terms) -> Summary {
+    fn summary(&self, slot: u8, cutoff: i64, _latest: Option<&Addition>, terms: &Terms) -> Summary {
         let first = self.counting(slot, cutoff).next().map_or(terms.now, |unit| unit.when.stamp());
         let mut tags: Vec<u16> = self.counting(slot, cutoff).map(|unit| unit.tag()).filter(|tag| *tag != 0).collect();
         tags.sort_unstable();
