@@ -104,6 +104,7 @@ fn wrong_types_and_values_are_refused() {
         ("bantime = -5", "a duration needs a number, not \"-5\""),
         ("bantime = \"2000w\"", "longer than ten years"),
         ("bantime = \"\"", "an empty duration"),
+        ("findtime = \"60w\"", "a findtime above 400 days"),
         ("filter = 5", "expected a string, found a number"),
         ("filter = [\"postfix\", 5]", "4:22: expected a string, found a number"),
         ("enabled = \"yes\"", "expected true or false, found a string"),
@@ -332,7 +333,7 @@ fn the_main_file_is_checked() {
         ("[trust]\nroundcube = [-1]", "-1 is below zero"),
         ("[trust]\nroundcube = [true]", "expected a user name or a uid"),
         ("[enforcement]\ntable = \"a-b\"", "\"a-b\" cannot be the name of a table"),
-        ("[enforcement]\nfeatures_off = [\"ownr\"]", "did you mean \"owner\"?"),
+        ("[enforcement]\nfeatures_off = [\"owner_persist\"]", "did you mean \"owner-persist\"?"),
         ("[enforcement]\nreject = [\"smtp\"]", "unknown scope \"smtp\""),
         ("[state]\ndir = \"state\"", "is not an absolute path"),
         ("[control]\nsockets = \"/x\"", "did you mean \"socket\"?"),
@@ -484,6 +485,7 @@ fn the_comments_of_the_main_file_tell_the_defaults() {
     assert_eq!(written.accounts, default.accounts);
     assert_eq!(written.allow, default.allow);
     assert_eq!(written.bans, default.bans);
+    assert_eq!(default.bans.sanction(), mailwarden::engine::EngineConfig::default().sanction);
     assert_eq!(written.enforcement, default.enforcement);
     assert_eq!(written.state, default.state);
     assert_eq!(written.control, default.control);
@@ -520,6 +522,9 @@ fn the_documentation_lists_every_word() {
     let words = EventKind::ALL.iter().map(|word| word.as_str()).chain(Service::ALL.iter().map(|word| word.as_str()));
     let words = words.chain(Reason::ALL.iter().map(|word| word.as_str())).chain(KeyPart::ALL.iter().map(|word| word.as_str()));
     for word in words.chain(Action::ALL.iter().map(|word| word.as_str())).chain(Scope::ALL.iter().map(|word| word.as_str())) {
+        assert!(text.contains(&format!("`{word}`")), "{word} is not documented");
+    }
+    for word in mailwarden::enforce::nft::Feature::ALL {
         assert!(text.contains(&format!("`{word}`")), "{word} is not documented");
     }
     for word in Distinct::ALL {

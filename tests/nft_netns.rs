@@ -183,6 +183,13 @@ fn networks_are_banned_at_any_prefix_length() {
         bad.is_cut_off(bad.server(false, 25));
         kernel.remove(&[narrow.key()]).unwrap();
         bad.reaches(bad.server(false, 25));
+        // Sets that were made for a ban long over do not outlive the next start, unless they are in use.
+        all_taken(kernel.add(&[element("192.0.2.0/27", Scope::Mail, HOUR)]));
+        let prefixes =
+            |kernel: &NetlinkKernel| kernel.status().sets.iter().map(|set| set.prefix).collect::<std::collections::BTreeSet<_>>();
+        assert!(prefixes(&kernel).contains(&31));
+        drop(kernel);
+        assert_eq!(prefixes(&start(&[])).into_iter().collect::<Vec<_>>(), [24, 27, 32, 48, 56, 64, 128]);
     });
 }
 

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use crate::config::allow::{self, Mynetworks, Trusted};
+use crate::config::allow::{self, Mynetworks};
 use crate::config::report::{Located, Problem, Severity, colours_wanted};
 use crate::config::sources::{self, Host};
 use crate::config::{self, Config, Paths, Report};
@@ -106,7 +106,7 @@ fn look_at_host(config: &Config, report: &mut Report) {
         }
     }
     if config.allow.mynetworks == Mynetworks::Auto {
-        for network in Trusted::of(&allow::ask_postfix().unwrap_or_default()).wide {
+        for network in allow::too_wide(&allow::ask_postfix().unwrap_or_default()) {
             let problem = Problem::notice(format!("mynetworks of Postfix holds {network}, which is wide and public"));
             report.push(problem.help("everybody in it may send through this host; mailwarden exempts it from nothing"));
         }

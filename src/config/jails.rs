@@ -14,12 +14,15 @@ use crate::engine::jail::{
     Action, BanSpec, Condition, Distinct, Jail, KeyPart, Measure, Mode, Override, Scope, Step, Test, Unless, Window,
 };
 use crate::event::{EventKind, Reason, Service};
-use crate::limits::{DISTINCT_PER_KEY_MAX, JAILS_MAX};
+use crate::limits::{DISTINCT_PER_KEY_MAX, JAILS_MAX, WINDOW_UNITS_PER_KEY_MAX};
 
 const DEFAULT_FINDTIME: Duration = Duration::from_secs(600);
 const DEFAULT_BANTIME: Duration = Duration::from_secs(3_600);
 /// A count needs a time for each event of the window.
-const COUNT_LIMIT_MAX: u64 = 65_536;
+const COUNT_LIMIT_MAX: u64 = WINDOW_UNITS_PER_KEY_MAX as u64;
+/// Sums share a word with a stamp's parts.
+const SUM_LIMIT_MAX: u64 = (1 << 47) - 1;
+const FINDTIME_MAX: Duration = Duration::from_secs(400 * 86_400);
 const NAME_BYTES_MAX: usize = 64;
 /// The engine keeps a bit for each.
 const STEPS_MAX: usize = 16;
@@ -125,6 +128,9 @@ impl Resolver<'_> {
         let steps = self.steps(&raw, measure);
         self.check_actions(&raw, &on, &key, &steps);
         self.check_measure(&raw, &key, measure);
+        if let Some(findtime) = raw.findtime.as_ref().filter(|findtime| findtime.value > FINDTIME_MAX) {
+            self.error(findtime.place, Wrong::new("a findtime above 400 days"));
+        }
         let conditions = conditions::resolve(raw.conditions, self.known.lowercase, self.report);
         let scope = raw.scope.as_ref().map_or_else(|| default_scope(&on, &conditions), |scope| scope.value);
         self.check_scope(raw.scope.as_ref().map_or(self.name.place, |scope| scope.place), scope, &conditions, &steps);
@@ -244,7 +250,7 @@ impl Resolver<'_> {
         let (most, why) = match measure {
             Measure::Count => (COUNT_LIMIT_MAX, "events are remembered one by one"),
             Measure::Distinct(_) => (DISTINCT_PER_KEY_MAX as u64, "that many different values are remembered"),
-            Measure::SumRecipients | Measure::SumBytes => (i64::MAX as u64, ""),
+            Measure::SumRecipients | Measure::SumBytes => (SUM_LIMIT_MAX, "no sum grows larger"),
         };
         if limit.value == 0 {
             self.error(limit.place, Wrong::new("a limit of 0 is reached before anything happens").help("1 trips at the first event"));

@@ -30,6 +30,8 @@ use files::Texts;
 use raw::RawMain;
 use settings::value_or;
 
+use crate::engine::EngineConfig;
+use crate::engine::allow::AllowConfig;
 use crate::engine::jail::Jail;
 
 /// Everything that is configured, checked.
@@ -50,6 +52,19 @@ pub struct Config {
     pub log: Log,
     /// Warnings only.
     pub warnings: Report,
+}
+
+/// What the files say, without what only the host knows: its own addresses, Postfix's answer. Nothing is saved. As `replay` wants it.
+impl From<&Config> for EngineConfig {
+    fn from(config: &Config) -> EngineConfig {
+        let mynetworks = match &config.allow.mynetworks {
+            allow::Mynetworks::Auto => Vec::new(),
+            allow::Mynetworks::These(networks) => networks.clone(),
+        };
+        let (ignore, relays) = (config.allow.ignoreip.clone(), config.allow.relays.clone());
+        let allow = AllowConfig { ignore, relays, mynetworks, own: Vec::new() };
+        EngineConfig { jails: config.jails.clone(), allow, sanction: config.bans.sanction(), ..EngineConfig::default() }
+    }
 }
 
 /// Reads and checks the whole configuration.

@@ -8,8 +8,9 @@ use ipnetwork::IpNetwork;
 
 use super::jails::Draft;
 use super::read::{Bantime, FromText, FromToml, Many, Named, Negatable, Node, Reader, Wrong, raw, word};
-use super::settings::{Feature, LogLevel, LogTarget};
+use super::settings::{LogLevel, LogTarget};
 use super::sources::{Begin, Kind};
+use crate::enforce::nft::Feature;
 use crate::engine::jail::{Action, Distinct, KeyPart, Measure, Mode, Scope, Window};
 use crate::event::{EventKind, Reason, Service, words};
 use crate::source::spec::Facilities;

@@ -7,7 +7,9 @@ use super::files::Paths;
 use super::raw::{RawBans, RawControl, RawEnforcement, RawLog, RawState, RawWiden};
 use super::read::{At, Bantime, word};
 use super::report::{Problem, Report};
+use crate::enforce::nft::{Feature, NftOptions};
 use crate::engine::jail::Scope;
+use crate::engine::sanction::{SanctionConfig, WideningConfig};
 use crate::event::words;
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -55,6 +57,19 @@ impl Default for Widen {
 }
 
 impl BanRules {
+    /// In the engine's words.
+    pub fn sanction(&self) -> SanctionConfig {
+        let widening = self.widen.as_ref().map(|widen| WideningConfig {
+            addresses_of_24: widen.addresses_of_ipv4_24,
+            nets_of_56: widen.nets_of_ipv6_56,
+            nets_of_48: widen.nets_of_ipv6_48,
+            within: widen.findtime,
+            longest: widen.bantime,
+            ..WideningConfig::default()
+        });
+        SanctionConfig { factor: self.factor, longest: self.max.unwrap_or(Duration::MAX), memory: self.memory, widening }
+    }
+
     pub(super) fn resolve(raw: RawBans, report: &mut Report) -> BanRules {
         let default = BanRules::default();
         if let Some(At { value, place }) = raw.factor
@@ -85,17 +100,6 @@ impl Widen {
     }
 }
 
-words! {
-    /// A feature of the kernel's nftables that not every host has, and that can be declared missing.
-    Feature {
-        /// A table that only its owner changes and that outlives it (Linux 6.9).
-        Owner = "owner",
-        /// A new timeout for an element that is there (Linux 6.12).
-        TimeoutUpdate = "timeout-update",
-        /// Removal that does not mind a missing element (Linux 6.3).
-        Destroy = "destroy",
-    }
-}
 word!(Feature, "kernel feature");
 
 #[derive(Clone, Debug, PartialEq)]
@@ -114,7 +118,13 @@ pub struct Enforcement {
 
 impl Default for Enforcement {
     fn default() -> Self {
-        Enforcement { table: "mailwarden".to_owned(), dry_run: false, reject: Vec::new(), destroy_sockets: false, features_off: Vec::new() }
+        Enforcement {
+            table: NftOptions::default().table,
+            dry_run: false,
+            reject: Vec::new(),
+            destroy_sockets: false,
+            features_off: Vec::new(),
+        }
     }
 }
 

@@ -134,6 +134,7 @@ impl Kernel for FakeKernel {
     }
 
     fn rebuild(&mut self) -> Result<(), NftError> {
+        self.failures.pop().map_or(Ok(()), Err)?;
         self.table.get_or_insert_default();
         self.lost = None;
         Ok(())

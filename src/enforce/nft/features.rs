@@ -73,11 +73,18 @@ pub fn probe() -> Result<Features, NftError> {
     let port = Link::open(TableName::new("probe")?)?.port();
     let mut link = Link::open(TableName::new(&format!("mailwarden-probe-{port}"))?)?;
     let (owner_persist, committed) = probe_table(&mut link)?;
-    let timeout_update = probe_timeout_update(&mut link)?;
-    let destroy = accepts(&mut link, NftOp::Destroy { set: SCRATCH, elements: vec![scratch("192.0.2.2", 1)] })?;
-    let error_offset = probe_error_offset(&mut link)?;
+    let features = probe_elements(&mut link);
     must(&mut link, &[NftOp::DeleteTable])?;
-    Ok(Features { owner_persist, timeout_update, destroy, batch_end_ack: committed.end_acknowledged, error_offset })
+    Ok(Features { owner_persist, batch_end_ack: committed.end_acknowledged, ..features? })
+}
+
+fn probe_elements(link: &mut Link) -> Result<Features, NftError> {
+    Ok(Features {
+        timeout_update: probe_timeout_update(link)?,
+        destroy: accepts(link, NftOp::Destroy { set: SCRATCH, elements: vec![scratch("192.0.2.2", 1)] })?,
+        error_offset: probe_error_offset(link)?,
+        ..Features::default()
+    })
 }
 
 const SCRATCH: SetId = SetId { scope: Scope::All, family: super::layout::Family::V4, prefix: 32 };

@@ -19,6 +19,7 @@ use crate::limits;
 
 /// Elements of a plain leftover table that are carried over into an owned one in the same commit.
 const CARRIED_MAX: usize = 1_000;
+
 pub struct NetlinkKernel {
     pub(super) link: Link,
     options: NftOptions,
@@ -66,8 +67,9 @@ impl NetlinkKernel {
     pub(super) fn commit(&mut self, ops: &[NftOp]) -> Result<(), CommitError> {
         let ack = if self.features.batch_end_ack { Ack::End } else { Ack::LastOp };
         let mut result = self.link.commit(ops, ack);
-        if matches!(result, Err(CommitError::Nft(NftError::Uncertain))) {
-            // Everything we ever commit may be committed twice.
+        let removes = |op: &NftOp| matches!(op, NftOp::DeleteSet(_) | NftOp::DeleteChain(_));
+        if matches!(result, Err(CommitError::Nft(NftError::Uncertain))) && !ops.iter().any(removes) {
+            // Everything else may be committed twice.
             result = self.link.commit(ops, ack);
             self.generation = read::generation(&mut self.link)?;
         }
@@ -103,14 +105,17 @@ impl NetlinkKernel {
         let sets = read::sets(&self.link)?;
         let chains = read::chains(&self.link)?;
         for set in sets.iter().filter_map(|set| set.ours()) {
-            self.layout.adopt(set);
+            // One that an earlier run made for a ban long over goes.
+            if self.layout.has(set) || read::elements(&self.link, set, 0)?.is_none() {
+                self.layout.adopt(set);
+            }
         }
         let wanted = self.layout.chains();
         let mut ops: Vec<NftOp> = chains.iter().map(|chain| NftOp::FlushChain(chain.name.clone())).collect();
         let unfit = chains.iter().filter(|chain| !wanted.iter().any(|wanted| chain.is(*wanted)));
         ops.extend(unfit.map(|chain| NftOp::DeleteChain(chain.name.clone())));
-        let unknown = sets.iter().filter(|set| !set.is_anonymous() && set.ours().is_none());
-        ops.extend(unknown.map(|set| NftOp::DeleteSet(set.name.clone())));
+        let useless = sets.iter().filter(|set| !set.is_anonymous() && set.ours().is_none_or(|set| !self.layout.has(set)));
+        ops.extend(useless.map(|set| NftOp::DeleteSet(set.name.clone())));
         Ok(ops)
     }
 
@@ -196,7 +201,7 @@ impl Kernel for NetlinkKernel {
             None => [NftOp::AddTable(flags)].into_iter().chain(clearing).chain(self.layout.install()).collect(),
         };
         if let Err(error) = self.commit_structure(&ops) {
-            if existing.is_none() || matches!(error, NftError::NotPermitted | NftError::Owned { .. }) {
+            if existing.is_none() || !matches!(error, NftError::Refused { .. } | NftError::Gone { .. }) {
                 return Err(error);
             }
             // Something in there cannot be cleared piece by piece. The caller restores the bans anyhow.

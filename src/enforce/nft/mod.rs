@@ -13,10 +13,10 @@ pub mod layout;
 mod link;
 pub mod plan;
 mod read;
-pub mod sys;
+pub(crate) mod sys;
 mod uapi;
 mod watch;
-pub mod wire;
+pub(crate) mod wire;
 mod write;
 
 use std::time::Duration;

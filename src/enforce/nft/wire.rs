@@ -51,9 +51,6 @@ impl Writer {
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
 
     /// Begins a message of type `kind`; ends with [`Writer::finish`].
     pub fn begin(&mut self, kind: u16, flags: u16, seq: u32) {
