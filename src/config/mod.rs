@@ -7,7 +7,6 @@ pub mod accounts;
 pub mod allow;
 mod conditions;
 pub mod duration;
-pub mod engine;
 pub mod files;
 pub mod filters;
 mod jails;

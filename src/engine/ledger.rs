@@ -69,7 +69,7 @@ impl Entry {
     }
 
     /// In force at `at`.
-    const fn covers(&self, at: i64) -> bool {
+    pub const fn covers(&self, at: i64) -> bool {
         at < self.until && at >= self.since
     }
 }

@@ -60,6 +60,8 @@ pub struct EngineConfig {
     pub seed: Seed,
     /// Keep track of changes for snapshots.
     pub persist: bool,
+    /// Bans are carried out, so lines of a banned address are a sign that its ban does not bite. In a replay they are not.
+    pub enforced: bool,
     pub keys_per_table_max: usize,
     pub bans_max: usize,
 }
@@ -72,6 +74,7 @@ impl Default for EngineConfig {
             sanction: SanctionConfig::default(),
             seed: Seed::default(),
             persist: false,
+            enforced: true,
             keys_per_table_max: limits::KEYS_PER_TABLE_MAX,
             bans_max: limits::BANS_MAX,
         }
@@ -83,6 +86,7 @@ pub struct Engine {
     now: i64,
     seed: Seed,
     persist: bool,
+    enforced: bool,
     keys_per_table_max: usize,
     groups: Vec<Group>,
     /// Indices of the groups that count a kind of event.
@@ -140,12 +144,13 @@ const ENDED_PER_TIMEOUT: usize = 4_096;
 
 impl Engine {
     pub fn new(config: EngineConfig, now: Timestamp) -> Engine {
-        let EngineConfig { jails, allow, sanction, seed, persist, keys_per_table_max, bans_max } = config;
+        let EngineConfig { jails, allow, sanction, seed, persist, enforced, keys_per_table_max, bans_max } = config;
         let groups = Group::compile(jails, seed, keys_per_table_max, persist);
         Engine {
             now: now.micros().max(0),
             seed,
             persist,
+            enforced,
             keys_per_table_max,
             by_kind: rule::by_kind(&groups),
             groups,

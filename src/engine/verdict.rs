@@ -132,8 +132,11 @@ impl Engine {
 
     fn ban_contributors(&mut self, contributors: &[Host], case: &Case) {
         for host in contributors {
+            let key = BanKey { subnet: host.subnet(), scope: case.jail.ban.scope };
+            // Whoever is out already and adds to the siege by another door needs no second ban.
+            let is_in_force = self.ledger.get(key).is_some_and(|entry| entry.covers(self.now));
             let is_stranger = !self.known.standing(*host, self.now).good && self.allow.find(host.subnet()).is_none();
-            if is_stranger {
+            if is_stranger && !is_in_force {
                 self.ban(host.subnet(), case);
             }
         }
