@@ -15,7 +15,8 @@ fn shipped() -> Arc<FilterSet> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("filters");
     let mut files: Vec<PathBuf> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
-    let sources: Vec<_> = files.iter().map(|file| FilterSource { file: file.display().to_string(), text: std::fs::read_to_string(file).unwrap() }).collect();
+    let sources: Vec<_> =
+        files.iter().map(|file| FilterSource { file: file.display().to_string(), text: std::fs::read_to_string(file).unwrap() }).collect();
     Arc::new(FilterSet::compile(&sources).expect("the shipped filters compile"))
 }
 
@@ -101,7 +102,9 @@ fn score(name: &str, lines: &[Vec<u8>], labels: &[Value]) -> Score {
             score.quiet += 1;
         }
         let text = |field| parsed.and_then(|parsed| parsed.text(line, field)).map(|text| String::from_utf8_lossy(text).into_owned());
-        if let (Some(account), Some("auth_failure" | "auth_success")) = (label["account"].as_str().filter(|account| !account.is_empty()), label["kind"].as_str()) {
+        if let (Some(account), Some("auth_failure" | "auth_success")) =
+            (label["account"].as_str().filter(|account| !account.is_empty()), label["kind"].as_str())
+        {
             score.accounts += 1;
             if text(Field::Account).as_deref() == Some(account) {
                 score.accounts_right += 1;
@@ -122,7 +125,14 @@ fn score(name: &str, lines: &[Vec<u8>], labels: &[Value]) -> Score {
             bad = if bad.is_empty() { "unmatched" } else { bad };
         }
         if show && !bad.is_empty() {
-            println!("{name}: {bad}: {} {} {:?} {:?}\n    {}", label["sub"], label["ip"], client, text(Field::Account), String::from_utf8_lossy(line));
+            println!(
+                "{name}: {bad}: {} {} {:?} {:?}\n    {}",
+                label["sub"],
+                label["ip"],
+                client,
+                text(Field::Account),
+                String::from_utf8_lossy(line)
+            );
         }
     }
     score

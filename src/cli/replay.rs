@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use super::json::Object;
 use super::logs::{self, Log, Setup};
 use super::table;
 use crate::correlate::Correlator;
@@ -133,7 +134,11 @@ impl Output {
             if runs_out && !self.expiries {
                 continue;
             }
-            if self.json { as_json(&decision, &mut self.text) } else { as_sentence(&decision, &mut self.text) }
+            if self.json {
+                as_json(&decision, &mut self.text)
+            } else {
+                as_sentence(&decision, &mut self.text)
+            }
             self.text.push(b'\n');
         }
     }
@@ -147,18 +152,24 @@ impl Output {
     }
 }
 
-/// What a jail in observe mode decides is not in force: it shows as an alert that says what it would have been.
+/// As [`Decision::view`]. What a jail in observe mode decides is not in force: it shows as an alert that says what it would
+/// have been.
 fn as_json(decision: &Decision, out: &mut Vec<u8>) {
     let view = decision.view();
-    let written = if decision.observed {
-        let mut value = serde_json::json!(view);
-        value["would"] = value["action"].take();
-        value["action"] = Verb::Alert.as_str().into();
-        serde_json::to_writer(&mut *out, &value)
-    } else {
-        serde_json::to_writer(&mut *out, &view)
-    };
-    written.expect("a view is plain data, and a Vec takes everything");
+    let mut object = Object::begin(out);
+    object.word("time", &view.time);
+    object.word("action", if view.observed { Verb::Alert.as_str() } else { view.action.as_str() });
+    if view.observed {
+        object.word("would", view.action.as_str());
+    }
+    object.text("ip", view.ip.as_deref().map(str::as_bytes)).text("account", view.account.map(str::as_bytes));
+    object.text("jail", Some(view.jail.as_bytes()));
+    if let Some(scope) = view.scope {
+        object.word("scope", scope.as_str());
+    }
+    object.text("until", view.until.as_deref().map(str::as_bytes)).text("reason", Some(view.reason.as_bytes()));
+    object.word("cause", view.cause.as_str()).flag("observed", view.observed).texts("evidence", view.evidence);
+    object.end();
 }
 
 /// `2026-11-24 03:04:05 ban 192.0.2.1 (auth) until 2026-11-24 04:04:05, jail postfix-auth: 6 failures in 12 s`
@@ -213,7 +224,8 @@ impl Summary {
     fn print(&self, counts: &Counts, events: u64, clamped: u64) {
         let Counts { lines, recognised, unmatched, foreign, malformed, cut } = counts;
         let bans: u64 = self.jails.values().map(|tally| tally.bans).sum();
-        let mut text = format!("{lines} lines, {recognised} recognised, {events} events, {bans} bans of {} addresses\n", self.subjects.len());
+        let mut text =
+            format!("{lines} lines, {recognised} recognised, {events} events, {bans} bans of {} addresses\n", self.subjects.len());
         if unmatched + foreign + malformed > 0 {
             text.push_str(&format!("not recognised: {unmatched} of known programs, {foreign} of others, {malformed} no log lines\n"));
         }
@@ -252,5 +264,51 @@ impl Progress {
         self.shown = self.done;
         // Packed files hold more than they weigh.
         if self.done < self.total { eprint!("\r{:3} %\r", self.done * 100 / self.total) } else { eprint!("\r{} MB\r", self.done >> 20) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::jail::Scope;
+
+    fn decision(observed: bool) -> Decision {
+        Decision {
+            id: 7,
+            time: Timestamp::from_seconds(1_795_485_600),
+            verb: Verb::Ban,
+            subject: Subject::Net("192.0.2.1/32".parse().unwrap()),
+            scope: Scope::Auth,
+            until: Timestamp::from_seconds(1_795_489_200),
+            jail: "auth".to_owned(),
+            reason: "6 failures \"x\\y\"".to_owned(),
+            cause: Cause::Engine,
+            observed,
+            evidence: vec!["a\u{1b}".to_owned(), "b".to_owned()],
+        }
+    }
+
+    #[test]
+    fn json_is_the_decisions_view() {
+        let mut out = Vec::new();
+        as_json(&decision(false), &mut out);
+        let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(value, serde_json::to_value(decision(false).view()).unwrap());
+    }
+
+    #[test]
+    fn an_observed_ban_is_an_alert() {
+        let mut out = Vec::new();
+        as_json(&decision(true), &mut out);
+        let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!((&value["action"], &value["would"], &value["observed"]), (&"alert".into(), &"ban".into(), &true.into()));
+    }
+
+    #[test]
+    fn people_read_sentences() {
+        let mut out = Vec::new();
+        as_sentence(&decision(true), &mut out);
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains(" would ban 192.0.2.1 (auth) until ") && text.ends_with(", jail auth: 6 failures \"x\\y\""), "{text}");
     }
 }

@@ -37,7 +37,8 @@ impl World {
         let Outcome::Line(parsed) = self.parser.parse(line.as_bytes(), None) else { panic!("not recognised: {line}") };
         let mut events = Vec::new();
         let filter = self.filters.filter_name(parsed.pattern);
-        let message = self.correlator.handle(line.as_bytes(), &parsed, filter, self.vouched, parsed.time, &mut |event| events.push(show(event)));
+        let message =
+            self.correlator.handle(line.as_bytes(), &parsed, filter, self.vouched, parsed.time, &mut |event| events.push(show(event)));
         let whose = message.and_then(|message| self.correlator.submitter(message)).map(|name| String::from_utf8_lossy(name).into_owned());
         (events, whose)
     }
@@ -137,7 +138,9 @@ fn a_content_filter_with_xforward_is_one_message_and_one_delivery() {
 
 #[test]
 fn a_content_filter_is_seen_by_message_id() {
-    let lines = XFORWARD.replace(", orig_queue_id=8B4A59B04E2, orig_client=isp.test[198.51.100.57]", "").replace("message-id=<>", "message-id=<1@x>");
+    let lines = XFORWARD
+        .replace(", orig_queue_id=8B4A59B04E2, orig_client=isp.test[198.51.100.57]", "")
+        .replace("message-id=<>", "message-id=<1@x>");
     assert_eq!(events(&lines).len(), 3);
     assert_eq!(World::new().whose(&lines)[4..], ["bob@corp.test"; 6]);
 }
@@ -174,7 +177,8 @@ fn a_before_queue_filter() {
     assert_eq!(events(lines), ["auth-success 198.51.100.56 bob@corp.test", "message 198.51.100.56 bob@corp.test 1C3A29B04E0 2r"]);
     assert_eq!(World::new().whose(lines), ["-", "bob@corp.test", "bob@corp.test", "bob@corp.test", "bob@corp.test", "bob@corp.test"]);
     // Two people behind one address: the proxy-accept line tells, even after the message has become active.
-    let two = format!("postfix/smtpd[7]: NOQUEUE: client=isp.test[198.51.100.56], sasl_method=PLAIN, sasl_username=carol@corp.test\n{lines}");
+    let two =
+        format!("postfix/smtpd[7]: NOQUEUE: client=isp.test[198.51.100.56], sasl_method=PLAIN, sasl_username=carol@corp.test\n{lines}");
     assert_eq!(events(&two)[2], "message 198.51.100.56 bob@corp.test 1C3A29B04E0 2r");
     let mut order: Vec<&str> = two.lines().collect();
     order.swap(4, 5);

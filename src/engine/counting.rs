@@ -54,7 +54,7 @@ impl Engine {
         if event.restates {
             return;
         }
-        let stamp = event.time.micros().min(self.now);
+        let stamp = self.at;
         let mut facets = Facets::new(event, self.seed);
         self.count_facets(&mut facets, stamp, None);
         for _ in 0..FEEDBACK_MAX {
@@ -70,11 +70,11 @@ impl Engine {
     }
 
     fn count_ban(&mut self, feedback: &Feedback) {
-        let mut event = Event::new(EventKind::Banned, Timestamp::from_micros(self.now));
+        let mut event = Event::new(EventKind::Banned, Timestamp::from_micros(self.at));
         event.ip = Some(representative(feedback.host.subnet()));
         event.service = feedback.service;
         let mut facets = Facets::new(&event, self.seed);
-        self.count_facets(&mut facets, self.now, Some(&feedback.jail.name));
+        self.count_facets(&mut facets, self.at, Some(&feedback.jail.name));
     }
 
     /// `origin`: the jail whose ban this event is.

@@ -4,6 +4,7 @@
 //! texts are kept for the latest ones only (the store has all).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 
 use hashbrown::HashTable;
 
@@ -81,6 +82,13 @@ struct End {
     bits: [u64; 2],
     prefix: u8,
     scope: Scope,
+}
+
+impl End {
+    const fn key(&self) -> BanKey {
+        let bits = (self.bits[0] as u128) << 64 | self.bits[1] as u128;
+        BanKey { subnet: Subnet { bits, prefix: self.prefix }, scope: self.scope }
+    }
 }
 
 /// What came of [`Ledger::add`].
@@ -211,8 +219,7 @@ impl Ledger {
     /// Takes out a ban that has ended by `now`.
     pub fn pop_ended(&mut self, now: i64) -> Option<Entry> {
         let end = self.ends.first().filter(|end| end.until <= now)?;
-        let bits = (u128::from(end.bits[0]) << 64) | u128::from(end.bits[1]);
-        self.remove(BanKey { subnet: Subnet { bits, prefix: end.prefix }, scope: end.scope })
+        self.remove(end.key())
     }
 
     /// Takes out the ban that would end first, to make room.
@@ -224,6 +231,13 @@ impl Ledger {
     /// Passes over all bans: for an operator's command, a reload or a listing.
     pub fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.shards.iter().flat_map(HashTable::iter)
+    }
+
+    /// By the time of their end, those that come after `after` in that order.
+    pub fn by_end(&self, after: Option<(i64, BanKey)>) -> impl Iterator<Item = &Entry> {
+        let after = after.map(|(until, key)| Entry::new(key, 0, 0, until).end());
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.ends.range((from, Bound::Unbounded)).filter_map(|end| self.get(end.key()))
     }
 
     /// Turns back everything that changed since then. Returns what must be lifted and what must be put in force.

@@ -84,6 +84,9 @@ impl Default for EngineConfig {
 #[derive(Debug)]
 pub struct Engine {
     now: i64,
+    /// When that happened which is being handled: what is decided is decided as of then. A log that is read late gives the
+    /// same decisions as one that is read at once.
+    at: i64,
     seed: Seed,
     persist: bool,
     enforced: bool,
@@ -134,6 +137,8 @@ struct Totals {
     decisions_dropped: u64,
 }
 
+/// A stamp that lies further back counts as of so long ago.
+const LATE_MICROS_MAX: i64 = 86_400_000_000;
 /// Between two sweeps of a quiet engine.
 const SWEEP_EVERY_MICROS: i64 = 10_000_000;
 /// Buckets looked at in each table then.
@@ -148,6 +153,7 @@ impl Engine {
         let groups = Group::compile(jails, seed, keys_per_table_max, persist);
         Engine {
             now: now.micros().max(0),
+            at: now.micros().max(0),
             seed,
             persist,
             enforced,
@@ -178,6 +184,7 @@ impl Engine {
     pub fn handle_event(&mut self, event: &Event<'_>, now: Timestamp) {
         self.advance(now);
         self.end_bans(ENDED_PER_EVENT);
+        self.at = event.time.micros().clamp(self.now.saturating_sub(LATE_MICROS_MAX), self.now);
         self.totals.events += 1;
         self.count(event);
     }
@@ -224,6 +231,7 @@ impl Engine {
             self.made_now.clear();
             self.enter_upcoming();
         }
+        self.at = self.now;
     }
 
     fn sweep(&mut self) {

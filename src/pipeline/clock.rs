@@ -104,7 +104,8 @@ mod tests {
 
     #[test]
     fn a_log_starts_where_most_of_its_first_lines_do() {
-        let start = |stamps: &[i64]| LogClock::starting_with(stamps.iter().map(|s| Timestamp::from_seconds(*s))).map(|clock| clock.now().seconds());
+        let start =
+            |stamps: &[i64]| LogClock::starting_with(stamps.iter().map(|s| Timestamp::from_seconds(*s))).map(|clock| clock.now().seconds());
         assert_eq!(start(&[]), None);
         assert_eq!(start(&[5 * DAY]), Some(5 * DAY));
         assert_eq!(start(&[900 * DAY, 5 * DAY + 9, 5 * DAY + 8, 5 * DAY + 10, 0]), Some(5 * DAY + 8));
