@@ -2,6 +2,8 @@
 
 use std::io::Write;
 
+use crate::time::Timestamp;
+
 /// An object being written.
 pub(super) struct Object<'a> {
     out: &'a mut Vec<u8>,
@@ -58,6 +60,14 @@ impl<'a> Object<'a> {
         self.shown(key, format_args!("\"{value}\""))
     }
 
+    pub(super) fn time(&mut self, key: &str, value: Timestamp) -> &mut Self {
+        self.key(key);
+        self.out.push(b'"');
+        value.write_rfc3339(&mut Utf8(self.out)).expect("a Vec takes everything");
+        self.out.push(b'"');
+        self
+    }
+
     pub(super) fn number(&mut self, key: &str, value: u64) -> &mut Self {
         self.shown(key, value)
     }
@@ -81,6 +91,16 @@ impl<'a> Object<'a> {
         self.out.push(b'"');
         self.out.extend_from_slice(key.as_bytes());
         self.out.extend_from_slice(b"\":");
+    }
+}
+
+/// Takes text into bytes.
+struct Utf8<'a>(&'a mut Vec<u8>);
+
+impl std::fmt::Write for Utf8<'_> {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
     }
 }
 

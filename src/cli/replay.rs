@@ -152,23 +152,29 @@ impl Output {
     }
 }
 
-/// As [`Decision::view`]. What a jail in observe mode decides is not in force: it shows as an alert that says what it would
+/// As `Decision::view`, without building it. What a jail in observe mode decides is not in force: it shows as an alert that says what it would
 /// have been.
 fn as_json(decision: &Decision, out: &mut Vec<u8>) {
-    let view = decision.view();
+    let (verb, observed) = (decision.verb, decision.observed);
     let mut object = Object::begin(out);
-    object.word("time", &view.time);
-    object.word("action", if view.observed { Verb::Alert.as_str() } else { view.action.as_str() });
-    if view.observed {
-        object.word("would", view.action.as_str());
+    object.time("time", decision.time);
+    object.word("action", if observed { Verb::Alert.as_str() } else { verb.as_str() });
+    if observed {
+        object.word("would", verb.as_str());
     }
-    object.text("ip", view.ip.as_deref().map(str::as_bytes)).text("account", view.account.map(str::as_bytes));
-    object.text("jail", Some(view.jail.as_bytes()));
-    if let Some(scope) = view.scope {
-        object.word("scope", scope.as_str());
+    match &decision.subject {
+        Subject::Net(net) => object.word("ip", &crate::address::display(*net)),
+        Subject::Account(name) => object.text("account", Some(name.as_bytes())),
+    };
+    object.text("jail", Some(decision.jail.as_bytes()));
+    if matches!(verb, Verb::Ban | Verb::Unban) {
+        object.word("scope", decision.scope.as_str());
     }
-    object.text("until", view.until.as_deref().map(str::as_bytes)).text("reason", Some(view.reason.as_bytes()));
-    object.word("cause", view.cause.as_str()).flag("observed", view.observed).texts("evidence", view.evidence);
+    if matches!(verb, Verb::Ban | Verb::Lock) && decision.until != Timestamp::NEVER {
+        object.time("until", decision.until);
+    }
+    object.text("reason", Some(decision.reason.as_bytes())).word("cause", decision.cause.as_str());
+    object.flag("observed", observed).texts("evidence", &decision.evidence);
     object.end();
 }
 
