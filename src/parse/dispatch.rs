@@ -7,12 +7,16 @@ use std::sync::Arc;
 use regex::bytes::CaptureLocations;
 
 use super::filter::{self, Body, FilterError, FilterSource, Pattern, TagForm};
-use super::matcher::{Matcher, Progress, leading_queue_id, queue_id_length};
+use super::matcher::{Matcher, Progress};
+use super::scan::{leading_queue_id, queue_id_length};
 use super::template::Op;
-use super::{LineKind, Parsed};
+use super::{Field, LineKind, Parsed};
 
 /// Patterns and alternative lines of all filters together.
 const FORMS_MAX: usize = 16_384;
+
+/// Postfix cuts its messages at 2,000 bytes (`MSG_SYSLOG_RECLEN`).
+const CUT_BYTES_MIN: usize = 1_990;
 
 /// All filters, compiled. Shared by the threads that parse.
 #[derive(Debug)]
@@ -96,11 +100,15 @@ impl FilterSet {
         };
         let blank = parsed.save();
         for &form in table.candidates(message, queue_id) {
-            parsed.restore(blank);
             if self.try_form(form, line, start, queue_id, parsed, scratch).is_none() {
                 self.complete(form, line, parsed);
+                if parsed.kind == LineKind::Reject && message.len() >= CUT_BYTES_MIN {
+                    // What stands last may be the client's quoted text, cut where it pleased the client.
+                    parsed.unset(Field::Account);
+                }
                 return true;
             }
+            parsed.restore(blank);
         }
         false
     }

@@ -3,8 +3,8 @@
 use jiff::tz::TimeZone;
 
 use super::dispatch::{FilterSet, Scratch};
-use super::matcher::leading_queue_id;
 use super::program::Programs;
+use super::scan::leading_queue_id;
 use super::syslog::{Envelope, EnvelopeReader};
 use super::template::{Op, Slot};
 use super::{Field, Parsed, filter, slice};
@@ -104,5 +104,40 @@ fn describe(op: &Op) -> String {
         Op::Rest => "anything".to_owned(),
         Op::Reply => "the server's closing words, without `; from=<`".to_owned(),
         Op::Optional { .. } => "an optional part".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parse::FilterSource;
+
+    fn set() -> FilterSet {
+        let text = "[filter]\nname = 'x'\nprograms = ['x']\n\
+            [[pattern]]\nname = 'a'\nkind = 'noise'\nline = 'from <ip>: no'\n\
+            [[pattern]]\nname = 'b'\nkind = 'reject'\nregex = '^from (?<ip>[0-9.]+): yes (?<count>[0-9]+)$'\n";
+        FilterSet::compile(&[FilterSource { file: "x.toml".into(), text: text.into() }]).unwrap()
+    }
+
+    #[test]
+    fn tells_how_far_each_pattern_came() {
+        let set = set();
+        let line = b"x: from 192.0.2.1: yes 7";
+        let explanation = set.explain(line);
+        let hit = explanation.hit.unwrap();
+        assert_eq!((set.pattern_name(hit.pattern), hit.client, hit.count), ("b", Some("192.0.2.1".parse().unwrap()), 7));
+        let attempts: Vec<_> =
+            explanation.attempts.iter().map(|attempt| (attempt.fits, attempt.reached, attempt.expected.as_str())).collect();
+        assert_eq!(attempts, [(false, 17, "\": no\""), (true, line.len(), "")]);
+    }
+
+    #[test]
+    fn tells_what_is_no_line_of_ours() {
+        let set = set();
+        assert!(set.explain(b"no line").envelope.is_none());
+        let foreign = set.explain(b"Nov 24 02:31:55 mx1 y[1]: from 192.0.2.1: no");
+        assert!(!foreign.known_program && foreign.attempts.is_empty());
+        let missed = set.explain(b"x: from 192.0.2.1: perhaps");
+        assert!(missed.known_program && missed.hit.is_none() && missed.attempts.len() == 2);
     }
 }

@@ -245,6 +245,8 @@ pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> O
     (near.0 >= 0.8).then_some(near.1)
 }
 
+type Compile = fn(&str) -> Result<Body, TemplateError>;
+
 /// Collects the mistakes of one file.
 struct Report<'a> {
     source: &'a FilterSource,
@@ -304,7 +306,7 @@ impl Report<'_> {
     }
 
     fn shapes(&mut self, line: Option<Spanned<OneOrMany>>, regex: Option<Spanned<OneOrMany>>, name: &Spanned<String>) -> Vec<Shape> {
-        let (texts, compile): (_, fn(&str) -> Result<Body, TemplateError>) = match (line, regex) {
+        let (texts, compile): (_, Compile) = match (line, regex) {
             (Some(line), None) => (line, |text| Template::compile(text).map(Body::Template)),
             (None, Some(regex)) => (regex, |text| RegexPattern::compile(text).map(|regex| Body::Regex(Box::new(regex)))),
             _ => {

@@ -1,20 +1,19 @@
 //! Walks a template over a message, from its first byte to its last. No allocation; every free text is found by `memchr`, and
 //! the ways to read a line are capped by [`STEPS_MAX`].
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use memchr::{memchr, memchr2, memrchr};
+use memchr::memchr;
 
-use super::template::{Class, Op, Slot};
-use super::{Field, Parsed, Span};
+use super::scan::{NOQUEUE, address, end_of, find, is_host_byte, is_scoped, longest, queue_id_length, rfind, starts_with, word};
+use super::template::{Class, Ends, Op, Slot};
+use super::{Field, Parsed, Span, ip};
 use crate::event::DeliveryStatus;
 
 /// Steps of one try. A line written to be read in a thousand ways is not recognised.
 const STEPS_MAX: u32 = 4_096;
 /// Places that `:last` looks at.
 const PLACES_MAX: u32 = 64;
-/// Longest queue id (`MAIL_QUEUE_NAME` in Postfix is shorter).
-const QUEUE_ID_MAX: usize = 32;
 
 /// One try of one template on one message.
 pub(super) struct Matcher<'a> {
@@ -61,7 +60,31 @@ impl<'a> Matcher<'a> {
                 return at == self.line.len() || self.fail(index, at);
             };
             let next = match op {
-                Op::Literal(literal) => self.rest(at).starts_with(literal).then(|| at + literal.len()),
+                Op::Literal(literal) => starts_with(self.rest(at), literal).then(|| at + literal.len()),
+                Op::Free { field, class, ends } => match ops.get(index + 1) {
+                    Some(Op::Literal(literal)) if *ends == Ends::First => {
+                        let end = self.free(*field, *class, at, literal, index + 2 == ops.len());
+                        index += usize::from(end.is_some());
+                        end
+                    }
+                    Some(Op::Literal(_)) => return self.free_last(ops, index, at),
+                    _ => return self.free_before_group(ops, index, index + 1, at),
+                },
+                Op::Optional { end } => {
+                    // Most groups are missing, and their first literal shows it.
+                    let absent = matches!(ops.get(index + 1), Some(Op::Literal(literal)) if !starts_with(self.rest(at), literal));
+                    if absent {
+                        self.fail(index + 1, at);
+                    } else {
+                        let kept = self.parsed.save();
+                        if self.run(ops, index + 1, at) {
+                            return true;
+                        }
+                        self.parsed.restore(kept);
+                    }
+                    index = *end;
+                    continue;
+                }
                 Op::Client => self.client(at),
                 Op::Ip => self.ip(at),
                 Op::QueueId(field) => self.queue_id(*field, at),
@@ -78,16 +101,6 @@ impl<'a> Matcher<'a> {
                 Op::Commands => self.commands(at),
                 Op::Rest => Some(self.line.len()),
                 Op::Reply => find(self.rest(at), b"; from=<").is_none().then_some(self.line.len()),
-                Op::Free { .. } => return self.free(ops, index, index + 1, at),
-                Op::Optional { end } => {
-                    let kept = self.parsed.save();
-                    if self.run(ops, index + 1, at) {
-                        return true;
-                    }
-                    self.parsed.restore(kept);
-                    index = *end;
-                    continue;
-                }
             };
             match next {
                 Some(position) => at = position,
@@ -97,87 +110,122 @@ impl<'a> Matcher<'a> {
         }
     }
 
-    /// Free text at `at` whose end the step `next` tells, and everything behind it.
-    fn free(&mut self, ops: &[Op], index: usize, next: usize, at: usize) -> bool {
-        let Some(Op::Free { field, class, last }) = ops.get(index) else {
+    /// Free text at `at` that ends at `literal`: where the literal ends. `closes`: it is the last of the template.
+    fn free(&mut self, field: Option<Field>, class: Class, at: usize, literal: &[u8], closes: bool) -> Option<usize> {
+        let text = self.rest(at);
+        let length = match class {
+            Class::Any if closes => end_of(text, literal),
+            Class::Any => find(text, literal),
+            Class::NoSpace => word(text, literal),
+            Class::Longest => longest(text, literal),
+            Class::Address => address(text, literal),
+        }?;
+        self.note(field, at, at + length);
+        Some(at + length + literal.len())
+    }
+
+    /// Free text behind which an optional group or the end of the template stands (at `next`), and everything behind it.
+    fn free_before_group(&mut self, ops: &[Op], index: usize, next: usize, at: usize) -> bool {
+        let Some(Op::Free { field, class, .. }) = ops.get(index) else {
             return false;
         };
         match ops.get(next) {
             None => self.take(*field, *class, at, self.line.len()) || self.fail(index, at),
-            Some(Op::Literal(literal)) if *last => self.last(ops, index, next, at, literal),
-            Some(Op::Literal(literal)) => {
-                let ends = next + 1 == ops.len();
-                let stop = match class {
-                    Class::Any if ends => end_of(self.rest(at), literal),
-                    Class::Any | Class::NoSpace => find(self.rest(at), literal),
-                    Class::Longest => longest(self.rest(at), literal),
-                    Class::Address => address(self.rest(at), literal),
-                };
-                match stop {
-                    Some(length) if self.take(*field, *class, at, at + length) => self.run(ops, next + 1, at + length + literal.len()),
-                    _ => self.fail(index, at),
-                }
-            }
+            Some(Op::Literal(literal)) => match self.free(*field, *class, at, literal, next + 1 == ops.len()) {
+                Some(end) => self.run(ops, next + 1, end),
+                None => self.fail(index, at),
+            },
             Some(Op::Optional { end }) => {
                 let kept = self.parsed.save();
-                if self.free(ops, index, next + 1, at) {
+                if self.free_before_group(ops, index, next + 1, at) {
                     return true;
                 }
                 self.parsed.restore(kept);
-                self.free(ops, index, *end, at)
+                self.free_before_group(ops, index, *end, at)
             }
             Some(_) => self.fail(index, at),
         }
     }
 
-    /// The last place of `literal` from which the rest fits.
-    fn last(&mut self, ops: &[Op], index: usize, next: usize, at: usize, literal: &[u8]) -> bool {
-        let Some(Op::Free { field, class, .. }) = ops.get(index) else {
+    /// Free text that ends at the last, or the only, place of the literal behind it from which the rest of the template fits.
+    fn free_last(&mut self, ops: &[Op], index: usize, at: usize) -> bool {
+        let (Some(Op::Free { field, class, ends }), Some(Op::Literal(literal))) = (ops.get(index), ops.get(index + 1)) else {
             return false;
         };
         let kept = self.parsed.save();
+        let mut found: Option<Parsed> = None;
         let mut limit = self.line.len();
         for _ in 0..PLACES_MAX {
             let Some(length) = self.line.get(at..limit).and_then(|text| rfind(text, literal)) else {
                 break;
             };
-            if self.take(*field, *class, at, at + length) && self.run(ops, next + 1, at + length + literal.len()) {
-                return true;
+            if self.take(*field, *class, at, at + length) && self.run(ops, index + 2, at + length + literal.len()) {
+                if *ends == Ends::Last {
+                    return true;
+                }
+                if found.is_some() {
+                    return self.fail(index, at);
+                }
+                found = Some(*self.parsed);
             }
             self.parsed.restore(kept);
             limit = at + length + literal.len() - 1;
         }
-        self.fail(index, at)
+        match found {
+            Some(parsed) => {
+                *self.parsed = parsed;
+                true
+            }
+            None => self.fail(index, at),
+        }
     }
 
     /// Notes a value if its bytes are such as the class allows.
     fn take(&mut self, field: Option<Field>, class: Class, start: usize, end: usize) -> bool {
-        let value = self.line.get(start..end).unwrap_or_default();
-        if matches!(class, Class::NoSpace | Class::Longest) && memchr(b' ', value).is_some() {
+        if matches!(class, Class::NoSpace | Class::Longest) && memchr(b' ', self.line.get(start..end).unwrap_or_default()).is_some() {
             return false;
         }
-        match field {
-            // What the client did not tell is no account.
-            Some(Field::Account) if value.is_empty() || value == b"(unavailable)" => {}
-            Some(field) => self.parsed.set(field, span(start, end)),
-            None => {}
-        }
+        self.note(field, start, end);
         true
     }
 
-    /// `name[addr]` or `name[addr]:port`. Postfix lets only host name bytes into a name, so it cannot forge an address.
+    fn note(&mut self, field: Option<Field>, start: usize, end: usize) {
+        let Some(field) = field else {
+            return;
+        };
+        // What the client did not tell is no account.
+        if field == Field::Account && (start == end || self.line.get(start..end) == Some(b"(unavailable)")) {
+            return;
+        }
+        self.parsed.set(field, span(start, end));
+    }
+
+    /// `name[addr]` or `name[addr]:port`, or `local` for mail from the sendmail command. Postfix lets only host name bytes into a name, so it cannot forge an address.
     fn client(&mut self, at: usize) -> Option<usize> {
         let text = self.rest(at);
-        let name = text.iter().position(|byte| !is_host_byte(*byte))?;
+        // Most clients that do harm have no name.
+        let name = if starts_with(text, b"unknown[") { 7 } else { text.iter().position(|byte| !is_host_byte(*byte))? };
+        if &text[..name] == b"local" && text[name] != b'[' {
+            self.parsed.set(Field::ClientName, span(at, at + name));
+            return Some(at + name);
+        }
         if name == 0 || text[name] != b'[' {
             return None;
         }
-        let close = memchr(b']', text)?;
-        let address = &text[name + 1..close];
-        self.parsed.client = match parse_ip(address) {
-            Some(ip) => Some(ip),
-            None if address == b"unknown" || is_scoped(address) => None,
-            None => return None,
+        let close = match ip::ipv4_at(&text[name + 1..]) {
+            Some((address, length)) if text.get(name + 1 + length) == Some(&b']') => {
+                self.parsed.client = Some(IpAddr::V4(address));
+                name + 1 + length
+            }
+            _ => {
+                let close = memchr(b']', text)?;
+                let address = text.get(name + 1..close)?;
+                self.parsed.client = ip::parse(address);
+                if self.parsed.client.is_none() && address != b"unknown" && !is_scoped(address) {
+                    return None;
+                }
+                close
+            }
         };
         self.parsed.set(Field::ClientName, span(at, at + name));
         let mut end = close + 1;
@@ -189,13 +237,12 @@ impl<'a> Matcher<'a> {
     }
 
     fn ip(&mut self, at: usize) -> Option<usize> {
-        let length = self.rest(at).iter().take_while(|byte| byte.is_ascii_hexdigit() || matches!(byte, b'.' | b':')).count();
-        let mut length = length;
+        let mut length = self.rest(at).iter().take_while(|byte| byte.is_ascii_hexdigit() || matches!(byte, b'.' | b':')).count();
         // A colon behind an address is punctuation: `192.0.2.1: text`.
         if length > 0 && self.rest(at)[length - 1] == b':' && !self.rest(at)[..length].ends_with(b"::") {
             length -= 1;
         }
-        self.parsed.client = Some(parse_ip(&self.rest(at)[..length])?);
+        self.parsed.client = Some(ip::parse(&self.rest(at)[..length])?);
         Some(at + length)
     }
 
@@ -204,7 +251,7 @@ impl<'a> Matcher<'a> {
         if length == 0 {
             return None;
         }
-        if &self.rest(at)[..length] != b"NOQUEUE" {
+        if &self.rest(at)[..length] != NOQUEUE {
             self.parsed.set(field, span(at, at + length));
         }
         Some(at + length)
@@ -298,122 +345,92 @@ impl<'a> Matcher<'a> {
     }
 }
 
-/// The length of the queue id at the start of `text`, of `NOQUEUE`, or 0. Short ids are six or more upper-case hex digits, long
-/// ones (`enable_long_queue_ids`) digits and consonants with a `z` after ten or more.
-pub(super) fn queue_id_length(text: &[u8]) -> usize {
-    let length = text.iter().take(QUEUE_ID_MAX + 1).take_while(|byte| byte.is_ascii_alphanumeric()).count();
-    let id = &text[..length];
-    if !(6..=QUEUE_ID_MAX).contains(&length) {
-        return 0;
-    }
-    let is_hex = id.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F'));
-    if is_hex || id == b"NOQUEUE" || is_long_id(id) { length } else { 0 }
-}
-
-/// The queue id, or NOQUEUE, that a message starts with and a colon ends.
-pub(super) fn leading_queue_id(message: &[u8]) -> usize {
-    let length = queue_id_length(message);
-    if length > 0 && message[length..].starts_with(b": ") { length } else { 0 }
-}
-
-fn is_long_id(id: &[u8]) -> bool {
-    id.len() > 11
-        && id[10..].contains(&b'z')
-        && id.iter().all(|byte| !matches!(byte, b'A' | b'E' | b'I' | b'O' | b'U' | b'a' | b'e' | b'i' | b'o' | b'u'))
-}
-
-fn is_host_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_')
-}
-
-/// `fe80::1%eth0`: a neighbour on the link, which is no subject.
-fn is_scoped(address: &[u8]) -> bool {
-    memchr(b'%', address)
-        .is_some_and(|place| parse_ip(&address[..place]).is_some() && address[place + 1..].iter().all(|byte| is_host_byte(*byte)))
-}
-
-/// An address as it stands in a log line. The common IPv4 form is read by hand, which is what most lines have.
-pub(super) fn parse_ip(text: &[u8]) -> Option<IpAddr> {
-    parse_ipv4(text).map(IpAddr::V4).or_else(|| crate::address::parse(text))
-}
-
-fn parse_ipv4(text: &[u8]) -> Option<Ipv4Addr> {
-    if !(7..=15).contains(&text.len()) {
-        return None;
-    }
-    let (mut address, mut octet, mut digits, mut dots) = (0u32, 0u32, 0, 0);
-    for &byte in text {
-        match byte {
-            b'0'..=b'9' if digits < 3 => {
-                octet = octet * 10 + u32::from(byte - b'0');
-                digits += 1;
-            }
-            b'.' if digits > 0 && octet < 256 && dots < 3 => {
-                address = address << 8 | octet;
-                (octet, digits) = (0, 0);
-                dots += 1;
-            }
-            _ => return None,
-        }
-    }
-    (dots == 3 && digits > 0 && octet < 256).then(|| Ipv4Addr::from(address << 8 | octet))
-}
-
-/// The first place of `literal`.
-fn find(text: &[u8], literal: &[u8]) -> Option<usize> {
-    let (&first, tail) = literal.split_first()?;
-    let mut at = 0;
-    loop {
-        at += memchr(first, text.get(at..)?)?;
-        if text[at + 1..].starts_with(tail) {
-            return Some(at);
-        }
-        at += 1;
-    }
-}
-
-/// The last place of `literal`.
-fn rfind(text: &[u8], literal: &[u8]) -> Option<usize> {
-    let (&first, tail) = literal.split_first()?;
-    let mut limit = text.len();
-    loop {
-        let at = memrchr(first, &text[..limit])?;
-        if text[at + 1..].starts_with(tail) {
-            return Some(at);
-        }
-        limit = at;
-    }
-}
-
-fn end_of(text: &[u8], literal: &[u8]) -> Option<usize> {
-    text.ends_with(literal).then(|| text.len() - literal.len())
-}
-
-/// The last place of `literal` that starts before the first space.
-fn longest(text: &[u8], literal: &[u8]) -> Option<usize> {
-    let run = memchr(b' ', text).unwrap_or(text.len());
-    rfind(&text[..(run + literal.len() - 1).min(text.len())], literal)
-}
-
-/// The end of a mail address in Postfix's external form: `user@domain` or `"any bytes, \" escaped"@domain`, or nothing.
-fn address(text: &[u8], literal: &[u8]) -> Option<usize> {
-    let mut quoted = 0;
-    if text.first() == Some(&b'"') {
-        let mut at = 1;
-        loop {
-            at += memchr2(b'"', b'\\', text.get(at..)?)?;
-            if text[at] == b'"' {
-                break;
-            }
-            at += 2;
-        }
-        quoted = at + 1;
-    }
-    let length = find(&text[quoted..], literal)?;
-    let plain = &text[quoted..quoted + length];
-    (!plain.iter().any(|byte| matches!(byte, b' ' | b'"' | b'<' | b'>'))).then_some(quoted + length)
-}
-
 fn span(start: usize, end: usize) -> Span {
     Span { start: start as u16, len: end.saturating_sub(start) as u16 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parse::scan::leading_queue_id;
+    use crate::parse::template::Template;
+    use crate::parse::{Envelope, EnvelopeReader};
+
+    fn envelope() -> Envelope {
+        let mut reader = EnvelopeReader::new(jiff::tz::TimeZone::UTC, crate::time::Timestamp::ZERO, false);
+        reader.read(b"Jan  1 00:00:00 h p: m", None).unwrap()
+    }
+
+    /// `ip|count|code|field=value …` of what `template` reads from `message`, or `-`.
+    fn read(template: &str, message: &str) -> String {
+        let ops = Template::compile(template).unwrap().ops;
+        let mut parsed = Parsed::new(&envelope(), crate::event::Service::Other);
+        let line = message.as_bytes();
+        let queue_id = leading_queue_id(line);
+        if !(Matcher { line, start: 0, queue_id, parsed: &mut parsed, progress: Progress::default() }).matches(&ops) {
+            return "-".to_owned();
+        }
+        let mut shown = vec![parsed.client.map(|ip| ip.to_string()).unwrap_or_default(), parsed.count.to_string(), parsed.code.to_string()];
+        shown
+            .extend(Field::ALL.iter().filter_map(|field| Some(format!("{field}={}", String::from_utf8_lossy(parsed.text(line, *field)?)))));
+        shown.join("|")
+    }
+
+    #[test]
+    fn templates_read_by_position() {
+        let cases = [
+            ("a <client> b", "a x.y[192.0.2.1] b", "192.0.2.1|1|0|client-name=x.y"),
+            ("a <client>", "a x[2001:db8::1]:25", "2001:db8::1|1|0|client-name=x"),
+            ("a <client>", "a x[unknown]", "|1|0|client-name=x"),
+            ("a <client>", "a x[fe80::1%eth0]", "|1|0|client-name=x"),
+            ("a <client>", "a local", "-"),
+            ("a <client>;", "a local;", "|1|0|client-name=local"),
+            ("a <client>", "a x y[192.0.2.1]", "-"),
+            ("a <client>", "a [192.0.2.1]", "-"),
+            ("a <client>", "a x[192.0.2.256]", "-"),
+            (r"a \[<ip>\]", "a [::ffff:192.0.2.1]", "192.0.2.1|1|0"),
+            ("a <ip>: b", "a 192.0.2.1: b", "192.0.2.1|1|0"),
+            ("<queue-id>: x", "4BB3B9B0516: x", "|1|0|queue-id=4BB3B9B0516"),
+            ("<queue-id>: x", "4XYZBC12Fgz9bcd: x", "|1|0|queue-id=4XYZBC12Fgz9bcd"),
+            ("<queue-id>: x", "NOQUEUE: x", "|1|0"),
+            ("<queue-id>: x", "abcdef: x", "-"),
+            ("<queue-id>: x", "ABCDE: x", "-"),
+            ("a <code> <dsn> b", "a 554 5.7.1 b", "|1|554|dsn=5.7.1"),
+            ("a <code> b", "a 55x b", "-"),
+            ("a <dsn> b", "a 5.7 b", "-"),
+            ("a<commands>", "a ehlo=1 auth=1/4 quit=1 commands=3/6", "|3|0"),
+            ("a<commands>", "a auth=2", "|0|0"),
+            ("a<commands>", "a", "|0|0"),
+            ("a<commands>", "a X=1", "-"),
+            ("<count> n", "99999999999999999999 n", "|4294967295|0"),
+            ("u=<account>, x", "u=a, b, x", "|1|0|account=a, b"),
+            ("u=<account>, x<rest>", "u=a, x, x", "|1|0|account=a"),
+            ("u=<account:last>, x<rest>", "u=a, x, x", "|1|0|account=a, x"),
+            ("u=<account:only>, x<rest>", "u=a, x, x", "-"),
+            ("u=<account:only>, x", "u=a, x, x", "|1|0|account=a, x"),
+            ("u=<account>", "u=(unavailable)", "|1|0"),
+            ("t=<text>[, u=<account>][, v=<rest>]", "t=a, u=b, v=c", "|1|0|account=b|text=a"),
+            ("t=<text>[, u=<account>][, v=<rest>]", "t=a, v=c, u=b", "|1|0|account=b|text=a, v=c"),
+            ("t=<text>[, u=<account>]", "t=a", "|1|0|text=a"),
+            ("from=<<sender>> x", "from=<a@b> x", "|1|0|sender=a@b"),
+            ("from=<<sender>> x", "from=<> x", "|1|0|sender="),
+            ("from=<<sender>> x", r#"from=<"a> x\" \\"@b> x"#, r#"|1|0|sender="a> x\" \\"@b"#),
+            ("from=<<sender>> x", r#"from=<"a> x"#, "-"),
+            ("from=<<sender>> x", "from=<a b> x", "-"),
+            ("helo=<<helo>>[: <rest>]", "helo=<a>b>: c>", "|1|0|helo=a>b"),
+            ("helo=<<helo>>", "helo=<a b>", "-"),
+            ("after <command> from", "after  from", "-"),
+            ("a: <reply>", "a: 5.7.1 no", "|1|0"),
+            ("a: <reply>", "a: b; from=<c", "-"),
+        ];
+        for (template, message, expected) in cases {
+            assert_eq!(read(template, message), expected, "{template} on {message}");
+        }
+    }
+
+    #[test]
+    fn a_line_with_a_thousand_ways_to_read_it_is_given_up() {
+        let message = format!("a{}", ", b".repeat(2_000));
+        assert_eq!(read("a<text:last>, b<account:last>, b[, b][, b][, b][, b][, b][, b]x", &message), "-");
+    }
 }

@@ -6,12 +6,14 @@
 mod dispatch;
 mod explain;
 mod filter;
+mod ip;
 mod matcher;
 mod parser;
 mod program;
 mod reasons;
 mod regex;
 mod samples;
+mod scan;
 mod stamp;
 mod syslog;
 mod template;
@@ -199,6 +201,10 @@ impl Parsed {
     pub fn text<'a>(&self, line: &'a [u8], field: Field) -> Option<&'a [u8]> {
         let index = field as usize;
         if self.present & (1 << index) == 0 { None } else { Some(slice(line, self.fields[index])) }
+    }
+
+    fn unset(&mut self, field: Field) {
+        self.present &= !(1 << field as usize);
     }
 
     pub fn set(&mut self, field: Field, span: Span) {

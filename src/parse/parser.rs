@@ -30,7 +30,6 @@ impl ParserOptions {
 }
 
 /// What became of a line.
-#[expect(clippy::large_enum_variant, reason = "a recognised line is the common case and must not be allocated")]
 #[derive(Clone, Copy, Debug)]
 pub enum Outcome {
     Line(Parsed),

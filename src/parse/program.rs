@@ -21,6 +21,8 @@ pub(super) struct Place {
 enum Route {
     Foreign,
     Table(u16, Service),
+    /// A process of Dovecot that writes under its own name: to a file with the level in front, `imap-login: Info: Login: …`.
+    Own(u16, Service),
     /// The message names the process.
     Process,
 }
@@ -40,11 +42,12 @@ impl Programs {
     pub fn place(&mut self, set: &FilterSet, tag: &[u8], message: &[u8]) -> Option<Place> {
         match self.tags.get(tag, |tag| route(set, tag)) {
             Route::Foreign => None,
-            Route::Table(table, service) => Some(Place { table, service, skipped: info_length(message) }),
+            Route::Table(table, service) => Some(Place { table, service, skipped: 0 }),
+            Route::Own(table, service) => Some(Place { table, service, skipped: info_length(message) }),
             Route::Process => {
                 let length = message.iter().position(|byte| !(byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-'))?;
                 let process = &message[..length];
-                let Route::Table(table, service) = self.processes.get(process, |process| process_route(set, process)) else {
+                let Route::Own(table, service) = self.processes.get(process, |process| process_route(set, process)) else {
                     return None;
                 };
                 let punctuation = if message[length..].starts_with(b": ") { 2 } else { 0 };
@@ -67,7 +70,7 @@ fn route(set: &FilterSet, tag: &[u8]) -> Route {
 
 /// Dovecot's own log file has the process for a tag; so has pam_unix when Dovecot's `auth` asks it.
 fn process_route(set: &FilterSet, process: &[u8]) -> Route {
-    set.table_of(TagForm::Dovecot, process).map_or(Route::Foreign, |table| Route::Table(table, dovecot_service(process)))
+    set.table_of(TagForm::Dovecot, process).map_or(Route::Foreign, |table| Route::Own(table, dovecot_service(process)))
 }
 
 /// `postfix/submission/smtpd`, `postfix/smtps/smtpd`, `mx/587/smtpd`: mail from people. Everything else is port 25.
@@ -87,13 +90,12 @@ fn dovecot_service(process: &[u8]) -> Service {
     }
 }
 
-/// Dovecot's own log file writes the level: `imap-login: Info: Login: …`.
 fn info_length(message: &[u8]) -> usize {
     const INFO: &[u8] = b"Info: ";
     if message.starts_with(INFO) { INFO.len() } else { 0 }
 }
 
-const SLOTS: usize = 64;
+const SLOTS: usize = 128;
 const TEXT_MAX: usize = 46;
 
 /// The routes of the tags last seen; one slot for each of a few hash values, so it never grows.
@@ -111,12 +113,7 @@ impl TagCache {
         if length == 0 || length > TEXT_MAX {
             return look_up(tag);
         }
-        let hash = length * 7
-            + usize::from(tag[0]) * 3
-            + usize::from(tag[length / 2]) * 5
-            + usize::from(tag[length - 1])
-            + usize::from(tag[length.saturating_sub(4)]) * 11;
-        let slot = &mut self.slots[hash % SLOTS];
+        let slot = &mut self.slots[slot_of(tag)];
         if usize::from(slot.0) != length || &slot.1[..length] != tag {
             slot.0 = length as u8;
             slot.1[..length].copy_from_slice(tag);
@@ -124,6 +121,15 @@ impl TagCache {
         }
         slot.2
     }
+}
+
+/// By the last eight bytes, in which programs differ, and the length.
+fn slot_of(tag: &[u8]) -> usize {
+    let end = match tag.last_chunk::<8>() {
+        Some(bytes) => u64::from_le_bytes(*bytes),
+        None => tag.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
+    };
+    ((end ^ (tag.len() as u64) << 56).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as usize % SLOTS
 }
 
 #[cfg(test)]

@@ -38,7 +38,9 @@ pub(super) fn choose<'a>(rows: &'a [ReasonRow], parsed: &Parsed, line: &[u8]) ->
 
 /// Where in a reply the server's own words begin; `None` where none of the table's stand at a place the client cannot reach.
 fn server_words<'a>(rows: &[ReasonRow], text: &'a [u8]) -> Option<&'a [u8]> {
-    let known = |words: &[u8]| rows.iter().any(|row| row.words.as_ref().is_some_and(|start| words.starts_with(start)));
+    let known = |words: &[u8]| {
+        rows.iter().any(|row| row.words.as_ref().is_some_and(|start| words.first() == start.first() && words.starts_with(start)))
+    };
     if text.first() != Some(&b'<') {
         return known(text).then_some(text);
     }

@@ -33,9 +33,11 @@ impl Stamps {
     }
 
     pub fn set_reference(&mut self, reference: Timestamp) {
-        if self.reference != reference {
-            self.reference = reference;
+        if reference.micros().abs_diff(self.reference.micros()) > FUTURE_MICROS as u64 {
+            // What the remembered texts mean may be another year now.
+            (self.short, self.hour) = (None, None);
         }
+        self.reference = reference;
     }
 
     /// RFC 3164: `Nov 24 02:31:55` (15 bytes), local time without a year.
@@ -173,6 +175,15 @@ mod tests {
         for (zone, reference, text, expected) in cases {
             assert_eq!(short_in(zone, reference, text).as_deref(), Some(expected), "{text} seen at {reference} in {zone}");
         }
+    }
+
+    #[test]
+    fn a_year_later_the_same_text_means_another_time() {
+        let at = |text: &str| Timestamp::from_micros(text.parse::<jiff::Timestamp>().unwrap().as_microsecond());
+        let mut stamps = Stamps::new(TimeZone::UTC, at("2026-11-24T03:00:00Z"));
+        assert_eq!(stamps.short(b"Nov 24 02:31:55"), Some(at("2026-11-24T02:31:55Z")));
+        stamps.set_reference(at("2027-11-24T03:00:00Z"));
+        assert_eq!(stamps.short(b"Nov 24 02:31:55"), Some(at("2027-11-24T02:31:55Z")));
     }
 
     #[test]

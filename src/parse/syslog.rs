@@ -5,6 +5,7 @@
 //! kernel told it, in front of the message: `[uid=33] `; only the first such note counts, a second one is the sender's text.
 
 use jiff::tz::TimeZone;
+use memchr::{memchr, memchr3};
 
 use super::Span;
 use super::stamp::{SHORT, Stamps};
@@ -49,7 +50,7 @@ impl EnvelopeReader {
     /// The envelope of `line` (at most `u16::MAX` bytes); `None` where it has no form that is known.
     /// With a receive time the stamp is stepped over and only its shape matters.
     pub fn read(&mut self, line: &[u8], received: Option<Timestamp>) -> Option<Envelope> {
-        let line = trim_end(line);
+        let line = trim_end(line.get(..usize::from(u16::MAX)).unwrap_or(line));
         let at = skip_priority(line);
         let head = match line.get(at)? {
             b'1'..=b'9' if matches!(line.get(at + 1), Some(b' ')) => return self.rfc5424(line, at + 2, received),
@@ -113,7 +114,8 @@ impl EnvelopeReader {
             at += length;
         }
         let mut end = line.len();
-        if line[at..].starts_with(b"message repeated ")
+        if line.get(at) == Some(&b'm')
+            && line[at..].starts_with(b"message repeated ")
             && let Some((times, skipped)) = repetition(&line[at..end])
         {
             envelope.repeated = times;
@@ -140,8 +142,11 @@ impl Envelope {
 }
 
 fn trim_end(line: &[u8]) -> &[u8] {
-    let kept = line.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r' | 0)).map_or(0, |last| last + 1);
-    &line[..kept]
+    let mut line = line;
+    while let [rest @ .., b'\n' | b'\r' | 0] = line {
+        line = rest;
+    }
+    line
 }
 
 /// The length of `<PRI>`.
@@ -156,27 +161,43 @@ fn skip_priority(line: &[u8]) -> usize {
 /// Host (if any), tag and pid, and where the message starts. Without a host the first word is the tag: it ends with a colon,
 /// which a host name never does.
 fn host_and_tag(line: &[u8], at: usize) -> Option<(Span, Span, u32, usize)> {
-    if let Some((program, pid, next)) = tag(line, at) {
+    let first = word_end(line, at)?;
+    if line[first] != b' '
+        && let Some((program, pid, next)) = tag(line, at, first)
+    {
         return Some((Span::default(), program, pid, next));
     }
-    let (host, at) = token(line, at)?;
-    let (program, pid, next) = tag(line, at)?;
-    Some((host, program, pid, next))
+    let space = if line[first] == b' ' { first } else { first + memchr(b' ', &line[first..])? };
+    let start = space + 1;
+    let (program, pid, next) = tag(line, start, word_end(line, start)?)?;
+    (space > at).then(|| (span(at, space), program, pid, next))
 }
 
-/// `name[pid]: ` or `name: `.
-fn tag(line: &[u8], at: usize) -> Option<(Span, u32, usize)> {
+/// Where the first space, colon or opening bracket stands.
+fn word_end(line: &[u8], at: usize) -> Option<usize> {
     let limit = line.len().min(at + TAG_BYTES_MAX);
-    let length = line.get(at..limit)?.iter().position(|byte| matches!(byte, b' ' | b':' | b'['))?;
-    if length == 0 {
+    Some(at + memchr3(b' ', b':', b'[', line.get(at..limit)?)?)
+}
+
+/// `name[pid]: ` or `name: `, where the name ends at `end`.
+fn tag(line: &[u8], at: usize, end: usize) -> Option<(Span, u32, usize)> {
+    if end == at {
         return None;
     }
-    let mut next = at + length;
+    let mut next = end;
     let mut pid = 0;
     if line[next] == b'[' {
-        let digits = line[next + 1..limit].iter().position(|&byte| byte == b']')?;
-        pid = number(&line[next + 1..next + 1 + digits]);
-        next += digits + 2;
+        next += 1;
+        while let Some(digit @ b'0'..=b'9') = line.get(next) {
+            pid = u32::wrapping_add(u32::wrapping_mul(pid, 10), u32::from(digit - b'0'));
+            next += 1;
+        }
+        if line.get(next) != Some(&b']') {
+            // A pid that is no number.
+            pid = 0;
+            next += memchr(b']', line.get(next..)?)?;
+        }
+        next += 1;
     }
     if line.get(next) != Some(&b':') {
         return None;
@@ -188,12 +209,12 @@ fn tag(line: &[u8], at: usize) -> Option<(Span, u32, usize)> {
         // `2001:db8::1` is a host.
         Some(_) => return None,
     }
-    Some((span(at, at + length), pid, next))
+    Some((span(at, end), pid, next))
 }
 
 /// The bytes up to the next space, and where the one after it starts.
 fn token(line: &[u8], at: usize) -> Option<(Span, usize)> {
-    let length = memchr::memchr(b' ', line.get(at..)?)?;
+    let length = memchr(b' ', line.get(at..)?)?;
     (length > 0).then(|| (span(at, at + length), at + length + 1))
 }
 
@@ -249,7 +270,7 @@ fn text(line: &[u8], span: Span) -> &[u8] {
 }
 
 fn span(start: usize, end: usize) -> Span {
-    Span { start: start.min(usize::from(u16::MAX)) as u16, len: end.saturating_sub(start).min(usize::from(u16::MAX)) as u16 }
+    Span { start: start as u16, len: end.saturating_sub(start) as u16 }
 }
 
 #[cfg(test)]
@@ -307,11 +328,12 @@ mod tests {
 
     #[test]
     fn a_received_record_may_lack_a_good_stamp() {
-        let now = Some(Timestamp::from_seconds(1_000));
+        let time = Timestamp::from_seconds(1_000);
+        let now = Some(time);
         assert_eq!(read(b"<22>Nov 99 99:31:55 a[1]: x", false, now), "|a|1|x|1|None");
         assert_eq!(read(b"<22>a[1]: x", false, now), "|a|1|x|1|None");
         assert_eq!(read(b"<22>a[1]: x", false, None), "-");
-        assert_eq!(reader(false).read(b"Nov 24 02:31:55 mx1 a: x", now).unwrap().time, now.unwrap());
+        assert_eq!(reader(false).read(b"Nov 24 02:31:55 mx1 a: x", now).unwrap().time, time);
     }
 
     #[test]

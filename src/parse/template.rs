@@ -4,8 +4,9 @@
 //! * `<name>` is a field, listed in [`Word`]; everything else is literal, also a `<` that starts no field: `from=<<sender>>`.
 //! * `[…]` may be missing. It is taken where the rest of the line then fits.
 //! * A backslash makes the next byte literal: `\[`, `\]`, `\<`, `\\`.
-//! * A field of free text ends at the first place where the literal behind it stands, or, written `<name:last>`, at the last
-//!   place from which the rest of the template fits. A literal that ends the template is looked for at the end of the line.
+//! * A field of free text ends at the first place where the literal behind it stands; written `<name:last>`, at the last place
+//!   from which the rest of the template fits; written `<name:only>`, at the only one, and a line with two is not recognised.
+//!   A literal that ends the template is looked for at the end of the line.
 
 use std::ops::Range;
 
@@ -21,7 +22,8 @@ words! {
     /// What may stand between `<` and `>` in a template, or as a group's name in a regex (with `_` for `-`).
     Word {
         // These end by themselves.
-        /// `name[addr]` or `name[addr]:port`, sets the client address and its name; `name[unknown]` leaves the address open.
+        /// `name[addr]` or `name[addr]:port`, sets the client address and its name; `name[unknown]` and `local` (mail from the
+        /// sendmail command) leave the address open.
         Client = "client",
         /// A bare address, sets the client address.
         Ip = "ip",
@@ -80,9 +82,20 @@ words! {
 pub(super) enum Class {
     Any,
     NoSpace,
-    /// No space, ends at the last place.
+    /// No space, ends at the last place within it.
     Longest,
     Address,
+}
+
+/// At which place of the literal behind it free text ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ends {
+    /// The first, whatever follows.
+    First,
+    /// The last from which the rest of the template fits.
+    Last,
+    /// The one from which the rest fits; with two of them the line is not recognised.
+    Only,
 }
 
 /// Where a number goes.
@@ -111,7 +124,7 @@ pub(super) enum Op {
     Free {
         field: Option<Field>,
         class: Class,
-        last: bool,
+        ends: Ends,
     },
     Rest,
     Reply,
@@ -221,7 +234,7 @@ impl Compiler<'_> {
         Ok(())
     }
 
-    /// `<name>` or `<name:last>`; a `<` that starts neither is literal.
+    /// `<name>`, `<name:last>` or `<name:only>`; a `<` that starts neither is literal.
     fn field(&mut self) -> Result<(), TemplateError> {
         let inner = &self.text[self.at + 1..];
         let length = inner.bytes().take_while(|byte| byte.is_ascii_lowercase() || matches!(byte, b'-' | b':')).count();
@@ -231,17 +244,18 @@ impl Compiler<'_> {
             return Ok(());
         }
         let span = self.at..self.at + length + 2;
-        let (name, last) = match inner[..length].split_once(':') {
-            None => (&inner[..length], false),
-            Some((name, "last")) => (name, true),
-            Some(_) => return Err(error(span, "the only thing that may follow the colon is `last`", None)),
+        let (name, ends) = match inner[..length].split_once(':') {
+            None => (&inner[..length], Ends::First),
+            Some((name, "last")) => (name, Ends::Last),
+            Some((name, "only")) => (name, Ends::Only),
+            Some(_) => return Err(error(span, "only `last` and `only` may follow the colon", None)),
         };
         let Ok(word) = name.parse::<Word>() else {
             let help =
                 nearest(name).map_or(r"a literal `<` before a word is written \<".to_owned(), |near| format!("did you mean <{near}>?"));
             return Err(error(span, format!("unknown field <{name}>"), Some(help)));
         };
-        let op = word.op(last).ok_or_else(|| error(span.clone(), format!("<{name}> ends by itself, so `:last` means nothing"), None))?;
+        let op = word.op(ends).ok_or_else(|| error(span.clone(), format!("<{name}> ends by itself: nothing may follow its name"), None))?;
         self.flush();
         self.ops.push(op);
         self.at = span.end;
@@ -256,10 +270,13 @@ impl Compiler<'_> {
 }
 
 impl Word {
-    /// The step for this field; `None` where `:last` makes no sense.
-    fn op(self, last: bool) -> Option<Op> {
-        let fixed = |op| if last { None } else { Some(op) };
-        let free = |field, class| Some(Op::Free { field, class, last });
+    /// The step for this field; `None` where it ends by itself and `ends` would say otherwise.
+    fn op(self, ends: Ends) -> Option<Op> {
+        let first = ends == Ends::First;
+        let fixed = |op| first.then_some(op);
+        let free = |field, class| Some(Op::Free { field, class, ends });
+        // The last place that fits is as good as the quoting, and holds for the unquoted form before Postfix 3.5 too.
+        let address = if first { Class::Address } else { Class::Any };
         match self {
             Word::Client => fixed(Op::Client),
             Word::Ip => fixed(Op::Ip),
@@ -282,17 +299,16 @@ impl Word {
             Word::Text => free(Some(Field::Text), Class::Any),
             Word::MessageId => free(Some(Field::MessageId), Class::Any),
             Word::Any => free(None, Class::Any),
-            Word::Mechanism if last => free(Some(Field::Mechanism), Class::Any),
+            Word::Mechanism if !first => free(Some(Field::Mechanism), Class::Any),
             Word::Mechanism => fixed(Op::Mechanism),
             Word::Login => free(Some(Field::Account), Class::NoSpace),
             Word::Relay => free(Some(Field::Relay), Class::NoSpace),
             Word::Command => free(Some(Field::Text), Class::NoSpace),
             Word::Plain => free(None, Class::NoSpace),
             Word::Helo => free(Some(Field::Helo), Class::Longest),
-            // The last place that fits is as good as the quoting, and holds for the unquoted form before Postfix 3.5 too.
-            Word::Sender => free(Some(Field::Sender), if last { Class::Any } else { Class::Address }),
-            Word::Recipient => free(Some(Field::Recipient), if last { Class::Any } else { Class::Address }),
-            Word::OrigRecipient => free(Some(Field::OrigRecipient), if last { Class::Any } else { Class::Address }),
+            Word::Sender => free(Some(Field::Sender), address),
+            Word::Recipient => free(Some(Field::Recipient), address),
+            Word::OrigRecipient => free(Some(Field::OrigRecipient), address),
         }
     }
 }
@@ -302,8 +318,8 @@ impl Word {
     pub(super) fn group(self) -> Option<Op> {
         match self {
             Word::Rest | Word::Reply | Word::Any | Word::Plain | Word::Number | Word::Commands => None,
-            _ => self.op(false).map(|op| match op {
-                Op::Free { field, .. } => Op::Free { field, class: Class::Any, last: false },
+            _ => self.op(Ends::First).map(|op| match op {
+                Op::Free { field, .. } => Op::Free { field, class: Class::Any, ends: Ends::First },
                 op => op,
             }),
         }
@@ -314,10 +330,10 @@ impl Word {
 fn check_neighbours(ops: &[Op]) -> Result<(), String> {
     for (index, op) in ops.iter().enumerate() {
         match op {
-            Op::Free { last, .. } => followers(ops, index + 1, &mut |next| match next {
+            Op::Free { ends, .. } => followers(ops, index + 1, &mut |next| match next {
                 Some(Op::Literal(_)) => Ok(()),
-                None if !last => Ok(()),
-                None => Err("`:last` needs a literal behind it".to_owned()),
+                None if *ends == Ends::First => Ok(()),
+                None => Err("`:last` and `:only` need a literal behind them".to_owned()),
                 Some(_) => Err("free text needs a literal behind it, or the end of the template".to_owned()),
             })?,
             Op::Rest | Op::Reply | Op::Commands => followers(ops, index + 1, &mut |next| match next {
@@ -326,10 +342,10 @@ fn check_neighbours(ops: &[Op]) -> Result<(), String> {
             })?,
             _ => {}
         }
-        if let Op::Free { last: true, .. } = op
+        if let Op::Free { ends: Ends::Last | Ends::Only, .. } = op
             && matches!(ops.get(index + 1), Some(Op::Optional { .. }))
         {
-            return Err("`:last` needs a literal directly behind it, not an optional group".to_owned());
+            return Err("`:last` and `:only` need a literal directly behind them, not an optional group".to_owned());
         }
     }
     Ok(())
@@ -368,7 +384,7 @@ mod tests {
         let template = Template::compile(r"from=<<sender>>[, x \[<number>\]] <<any").unwrap();
         let expected = vec![
             literal("from=<"),
-            Op::Free { field: Some(Field::Sender), class: Class::Address, last: false },
+            Op::Free { field: Some(Field::Sender), class: Class::Address, ends: Ends::First },
             literal(">"),
             Op::Optional { end: 7 },
             literal(", x ["),
@@ -389,10 +405,10 @@ mod tests {
             (r"a\b", 1..2, "backslash"),
             ("<cliant>: x", 0..8, "unknown field <cliant>"),
             ("<client:last>: x", 0..13, "ends by itself"),
-            ("<text:first>: x", 0..12, "`last`"),
+            ("<text:first>: x", 0..12, "only `last`"),
             ("<text><client>", 0..14, "needs a literal"),
             ("<text>[<client>]", 0..16, "needs a literal"),
-            ("<text:last>[, x]", 0..16, "needs a literal"),
+            ("<text:last>[, x]", 0..16, "need a literal"),
             ("<rest>x", 0..7, "must be the last"),
         ];
         for (text, span, message) in cases {
