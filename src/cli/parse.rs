@@ -209,7 +209,7 @@ impl Told {
 fn describe(object: &mut Object<'_>, line: &[u8], parsed: &Parsed, filter: &str, told: &Told) -> bool {
     let event = told.event;
     let text = |field| parsed.text(line, field).filter(|text| !text.is_empty());
-    object.word("time", &parsed.time.rfc3339());
+    object.time("time", parsed.time);
     object.word("kind", event.map_or(parsed.kind.as_str(), |event| event.kind.as_str()));
     object.word("filter", filter);
     if let Some(ip) = event.map_or(parsed.client, |event| event.ip) {

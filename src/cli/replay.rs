@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use super::json::Object;
 use super::logs::{self, Log, Setup};
 use super::table;
 use crate::correlate::Correlator;
@@ -151,18 +152,30 @@ impl Output {
     }
 }
 
-/// What a jail in observe mode decides is not in force: it shows as an alert that says what it would have been.
+/// As `Decision::view`, without building it. What a jail in observe mode decides is not in force: it shows as an alert that says what it would
+/// have been.
 fn as_json(decision: &Decision, out: &mut Vec<u8>) {
-    let view = decision.view();
-    let written = if decision.observed {
-        let mut value = serde_json::json!(view);
-        value["would"] = value["action"].take();
-        value["action"] = Verb::Alert.as_str().into();
-        serde_json::to_writer(&mut *out, &value)
-    } else {
-        serde_json::to_writer(&mut *out, &view)
+    let (verb, observed) = (decision.verb, decision.observed);
+    let mut object = Object::begin(out);
+    object.time("time", decision.time);
+    object.word("action", if observed { Verb::Alert.as_str() } else { verb.as_str() });
+    if observed {
+        object.word("would", verb.as_str());
+    }
+    match &decision.subject {
+        Subject::Net(net) => object.word("ip", &crate::address::display(*net)),
+        Subject::Account(name) => object.text("account", Some(name.as_bytes())),
     };
-    written.expect("a view is plain data, and a Vec takes everything");
+    object.text("jail", Some(decision.jail.as_bytes()));
+    if matches!(verb, Verb::Ban | Verb::Unban) {
+        object.word("scope", decision.scope.as_str());
+    }
+    if matches!(verb, Verb::Ban | Verb::Lock) && decision.until != Timestamp::NEVER {
+        object.time("until", decision.until);
+    }
+    object.text("reason", Some(decision.reason.as_bytes())).word("cause", decision.cause.as_str());
+    object.flag("observed", observed).texts("evidence", &decision.evidence);
+    object.end();
 }
 
 /// `2026-11-24 03:04:05 ban 192.0.2.1 (auth) until 2026-11-24 04:04:05, jail postfix-auth: 6 failures in 12 s`
@@ -257,5 +270,51 @@ impl Progress {
         self.shown = self.done;
         // Packed files hold more than they weigh.
         if self.done < self.total { eprint!("\r{:3} %\r", self.done * 100 / self.total) } else { eprint!("\r{} MB\r", self.done >> 20) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::jail::Scope;
+
+    fn decision(observed: bool) -> Decision {
+        Decision {
+            id: 7,
+            time: Timestamp::from_seconds(1_795_485_600),
+            verb: Verb::Ban,
+            subject: Subject::Net("192.0.2.1/32".parse().unwrap()),
+            scope: Scope::Auth,
+            until: Timestamp::from_seconds(1_795_489_200),
+            jail: "auth".to_owned(),
+            reason: "6 failures \"x\\y\"".to_owned(),
+            cause: Cause::Engine,
+            observed,
+            evidence: vec!["a\u{1b}".to_owned(), "b".to_owned()],
+        }
+    }
+
+    #[test]
+    fn json_is_the_decisions_view() {
+        let mut out = Vec::new();
+        as_json(&decision(false), &mut out);
+        let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(value, serde_json::to_value(decision(false).view()).unwrap());
+    }
+
+    #[test]
+    fn an_observed_ban_is_an_alert() {
+        let mut out = Vec::new();
+        as_json(&decision(true), &mut out);
+        let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!((&value["action"], &value["would"], &value["observed"]), (&"alert".into(), &"ban".into(), &true.into()));
+    }
+
+    #[test]
+    fn people_read_sentences() {
+        let mut out = Vec::new();
+        as_sentence(&decision(true), &mut out);
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains(" would ban 192.0.2.1 (auth) until ") && text.ends_with(", jail auth: 6 failures \"x\\y\""), "{text}");
     }
 }

@@ -33,29 +33,52 @@ impl Engine {
         }
     }
 
-    /// Bans that the store remembers; no decisions follow. Call after [`Engine::restore`].
-    pub fn restore_bans(&mut self, bans: Vec<Ban>) {
-        let now = self.now;
+    /// Bans that the store remembers; no decisions follow. Call after [`Engine::restore`], with the bans that ended after the
+    /// last complete snapshot among them: lines of that time may come again.
+    ///
+    /// A ban made after the snapshot waits for the lines that made it to come again, or for the clock to pass it.
+    pub fn restore_bans(&mut self, mut bans: Vec<Ban>) {
+        bans.sort_by_key(|ban| (ban.since, ban.id));
         for ban in bans {
-            let subnet = Subnet::new(ban.net);
-            if ban.until.micros() <= now || self.ledger.is_full() {
+            if ban.until.micros() <= self.now {
                 continue;
             }
-            let mut entry = Entry {
-                restored: true,
-                cause: ban.cause,
-                jail: self.ledger.names.number(&ban.jail),
-                earlier: u8::try_from(ban.earlier).unwrap_or(u8::MAX),
-                ..Entry::new(BanKey { subnet, scope: ban.scope }, ban.id, ban.since.micros(), ban.until.micros())
-            };
-            if ban.cause != Cause::Engine {
-                entry.count = u32::from(self.ledger.names.number(&ban.reason));
+            let since = ban.since.micros();
+            if since > self.now || since == self.now && !self.made_now.contains(&ban.id) && self.is_resumed {
+                self.upcoming.push_back(ban);
+            } else {
+                self.enter(ban);
             }
-            self.ledger.add(entry, now);
-            self.ledger.tell(ban.id, &ban.reason, &ban.evidence);
-            if ban.cause == Cause::Engine && ban.jail != WIDENING {
-                self.history.note(subnet, ban.since.micros(), now);
-            }
+        }
+    }
+
+    /// Enters the restored bans whose moment has passed.
+    pub(super) fn enter_upcoming(&mut self) {
+        while self.upcoming.front().is_some_and(|ban| ban.since.micros() < self.now)
+            && let Some(ban) = self.upcoming.pop_front()
+        {
+            self.enter(ban);
+        }
+    }
+
+    fn enter(&mut self, ban: Ban) {
+        let subnet = Subnet::new(ban.net);
+        let mut entry = Entry {
+            cause: ban.cause,
+            jail: self.ledger.names.number(&ban.jail),
+            earlier: u8::try_from(ban.earlier).unwrap_or(u8::MAX),
+            ..Entry::new(BanKey { subnet, scope: ban.scope }, ban.id, ban.since.micros(), ban.until.micros())
+        };
+        if self.ledger.is_full() && self.ledger.get(entry.key()).is_none() {
+            return;
+        }
+        if ban.cause != Cause::Engine {
+            entry.count = u32::from(self.ledger.names.number(&ban.reason));
+        }
+        self.ledger.add(entry, self.now);
+        self.ledger.tell(ban.id, &ban.reason, &ban.evidence);
+        if ban.cause == Cause::Engine && ban.jail != WIDENING {
+            self.history.note(subnet, ban.since.micros(), self.now);
         }
     }
 

@@ -121,7 +121,9 @@ impl Engine {
 
     /// Failures of an address that is never banned are no offence; those of one that is banned are noted only.
     fn is_countable(&mut self, event: &Event<'_>, client: &Client, stamp: i64) -> bool {
-        if let Some(key) = client.banned {
+        if let Some(key) = client.banned
+            && self.enforced
+        {
             self.note_banned(key, event, stamp);
         }
         if !is_failure(event.kind) {

@@ -38,8 +38,6 @@ pub struct Entry {
     pub(super) prefix: u8,
     pub scope: Scope,
     pub cause: Cause,
-    /// Came from the store: events of its very first moment are not known to lie behind it.
-    pub restored: bool,
     /// Told that it does not bite.
     pub ineffective: bool,
 }
@@ -58,7 +56,6 @@ impl Entry {
             prefix: key.subnet.prefix,
             scope: key.scope,
             cause: Cause::Engine,
-            restored: false,
             ineffective: false,
         }
     }
@@ -73,8 +70,8 @@ impl Entry {
     }
 
     /// In force at `at`.
-    const fn covers(&self, at: i64) -> bool {
-        at < self.until && (at > self.since || at == self.since && !self.restored)
+    pub const fn covers(&self, at: i64) -> bool {
+        at < self.until && at >= self.since
     }
 }
 
@@ -101,8 +98,6 @@ pub enum Added {
     Prolonged,
     /// There is one that lasts as long or longer.
     Unchanged,
-    /// There is one, restored from the store: this is its decision, made again from the same lines.
-    Confirmed,
 }
 
 /// How a ban stood before somebody changed it, for `undo`.
@@ -184,22 +179,18 @@ impl Ledger {
         found.filter(|entry| entry.key().subnet.contains(subnet)).collect()
     }
 
-    /// Puts a ban in force, or prolongs the one that is. `is_same` tells a restored ban's own decision.
+    /// Puts a ban in force, or prolongs the one that is.
     pub fn add(&mut self, entry: Entry, now: i64) -> Added {
         let Some(old) = self.get(entry.key()).copied() else {
             self.insert(entry);
             return Added::New;
         };
-        if old.restored && old.id == entry.id {
-            self.patch(old.key(), |old| old.restored = false);
-            return Added::Confirmed;
-        }
         if entry.until <= old.until {
             return Added::Unchanged;
         }
         self.remember(old, now);
         // It began when it began: only the end moves.
-        self.replace(Entry { since: old.since, restored: old.restored, ..entry });
+        self.replace(Entry { since: old.since, ..entry });
         Added::Prolonged
     }
 

@@ -60,6 +60,8 @@ pub struct EngineConfig {
     pub seed: Seed,
     /// Keep track of changes for snapshots.
     pub persist: bool,
+    /// Bans are carried out, so lines of a banned address are a sign that its ban does not bite. In a replay they are not.
+    pub enforced: bool,
     pub keys_per_table_max: usize,
     pub bans_max: usize,
 }
@@ -72,6 +74,7 @@ impl Default for EngineConfig {
             sanction: SanctionConfig::default(),
             seed: Seed::default(),
             persist: false,
+            enforced: true,
             keys_per_table_max: limits::KEYS_PER_TABLE_MAX,
             bans_max: limits::BANS_MAX,
         }
@@ -86,6 +89,7 @@ pub struct Engine {
     at: i64,
     seed: Seed,
     persist: bool,
+    enforced: bool,
     keys_per_table_max: usize,
     groups: Vec<Group>,
     /// Indices of the groups that count a kind of event.
@@ -103,6 +107,12 @@ pub struct Engine {
     feedback: VecDeque<Feedback>,
     fired: Vec<Firing>,
     saving: Option<Saving>,
+    /// Restored bans that were made after the state that was restored, by their beginning.
+    upcoming: VecDeque<Ban>,
+    /// A saved state was restored: lines may come again.
+    is_resumed: bool,
+    /// Bans made at this very moment.
+    made_now: Vec<u64>,
     next_sweep: i64,
     totals: Totals,
 }
@@ -139,13 +149,14 @@ const ENDED_PER_TIMEOUT: usize = 4_096;
 
 impl Engine {
     pub fn new(config: EngineConfig, now: Timestamp) -> Engine {
-        let EngineConfig { jails, allow, sanction, seed, persist, keys_per_table_max, bans_max } = config;
+        let EngineConfig { jails, allow, sanction, seed, persist, enforced, keys_per_table_max, bans_max } = config;
         let groups = Group::compile(jails, seed, keys_per_table_max, persist);
         Engine {
             now: now.micros().max(0),
             at: now.micros().max(0),
             seed,
             persist,
+            enforced,
             keys_per_table_max,
             by_kind: rule::by_kind(&groups),
             groups,
@@ -161,6 +172,9 @@ impl Engine {
             feedback: VecDeque::new(),
             fired: Vec::new(),
             saving: None,
+            upcoming: VecDeque::new(),
+            is_resumed: false,
+            made_now: Vec::new(),
             next_sweep: 0,
             totals: Totals::default(),
         }
@@ -200,9 +214,9 @@ impl Engine {
         Timestamp::from_micros(self.now)
     }
 
-    /// Bans in force, in no particular order.
+    /// Bans in force, in no particular order. After a restart also those that the state has yet to come to.
     pub fn bans(&self) -> impl Iterator<Item = Ban> {
-        self.ledger.iter().map(|entry| self.ledger.to_ban(entry))
+        self.ledger.iter().map(|entry| self.ledger.to_ban(entry)).chain(self.upcoming.iter().cloned())
     }
 
     pub fn ban_count(&self) -> usize {
@@ -211,7 +225,12 @@ impl Engine {
 
     fn advance(&mut self, now: Timestamp) {
         // Stamps are kept in 56 bits.
-        self.now = self.now.max(now.micros().min(1 << 54));
+        let now = now.micros().min(1 << 54);
+        if now > self.now {
+            self.now = now;
+            self.made_now.clear();
+            self.enter_upcoming();
+        }
         self.at = self.now;
     }
 

@@ -35,7 +35,7 @@ const FIXED: [(Fixed, &str); 4] = [
     (Fixed::History, "earlier bans"),
     (Fixed::Widening, "widening"),
 ];
-/// The clock (key 0) and the names of the jails of each group (key: its id).
+/// The clock and the bans made at that moment (key 0), and the names of the jails of each group (key: its id).
 const ABOUT: &str = "about";
 
 impl Engine {
@@ -45,7 +45,7 @@ impl Engine {
             return;
         }
         let about = |key, value| SnapshotRow { table: table_id(ABOUT), key, value };
-        let mut ready = VecDeque::from([about(0, self.now.to_le_bytes().to_vec())]);
+        let mut ready = VecDeque::from([about(0, self.moment())]);
         ready.extend(self.groups.iter().map(|group| about(u128::from(group.id), group.names().into_bytes())));
         for group in &mut self.groups {
             group.windows.freeze();
@@ -83,14 +83,15 @@ impl Engine {
         self.groups.iter().map(|group| group.id).chain(FIXED.iter().map(|(_, name)| table_id(name))).chain([table_id(ABOUT)]).collect()
     }
 
-    /// Takes saved rows back; rows of jails that are no more are left out. Before any event, and before `restore_bans`.
+    /// Takes saved rows back; rows of jails that are no more are left out. Call on a new engine, before `restore_bans`.
+    ///
+    /// The engine's clock goes back to the moment of the snapshot, so that the lines since then can come again, each at its
+    /// own time; where none come, the next call sets it to the present.
     pub fn restore(&mut self, rows: &[SnapshotRow]) {
         let about: HashMap<u128, &[u8]> =
             rows.iter().filter(|row| row.table == table_id(ABOUT)).map(|row| (row.key, row.value.as_slice())).collect();
-        if let Some(saved) = about.get(&0).and_then(|value| Reader(value).i64())
-            && saved.saturating_sub(self.now) <= AHEAD_MICROS_MAX
-        {
-            self.now = self.now.max(saved);
+        if let Some(moment) = about.get(&0) {
+            self.resume_at(moment);
         }
         let slots: HashMap<u64, (usize, [u8; SHARERS_MAX])> = self
             .groups
@@ -119,6 +120,18 @@ impl Engine {
                 None => false,
             };
         }
+    }
+
+    fn moment(&self) -> Vec<u8> {
+        self.now.to_le_bytes().into_iter().chain(self.made_now.iter().flat_map(|id| id.to_le_bytes())).collect()
+    }
+
+    fn resume_at(&mut self, moment: &[u8]) {
+        let mut reader = Reader(moment);
+        let Some(saved) = reader.i64().filter(|saved| saved.saturating_sub(self.now) <= AHEAD_MICROS_MAX) else { return };
+        self.now = saved.max(0);
+        self.is_resumed = true;
+        self.made_now = std::iter::from_fn(|| reader.u64()).collect();
     }
 
     /// Ends a snapshot under way before the tables change: the rest of it waits for the next slices.

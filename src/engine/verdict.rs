@@ -74,7 +74,7 @@ impl Engine {
         for action in steps.iter().flat_map(|step| &step.then) {
             match action {
                 Action::Ban => match (trip.refusal, case.network) {
-                    (None, Some(subnet)) => self.ban(subnet, &case),
+                    (None, Some(subnet)) => self.ban(subnet, &case, case.evidence.clone()),
                     (refusal, _) => self.alert(&case, refusal.map(Refusal::text)),
                 },
                 Action::BanContributors => self.ban_contributors(&trip.firing.summary.contributors, &case),
@@ -132,21 +132,27 @@ impl Engine {
 
     fn ban_contributors(&mut self, contributors: &[Host], case: &Case) {
         for host in contributors {
+            let key = BanKey { subnet: host.subnet(), scope: case.jail.ban.scope };
+            // Whoever is out already and adds to the siege by another door needs no second ban.
+            let is_in_force = self.ledger.get(key).is_some_and(|entry| entry.covers(self.now));
             let is_stranger = !self.known.standing(*host, self.now).good && self.allow.find(host.subnet()).is_none();
-            if is_stranger {
-                self.ban(host.subnet(), case);
+            if is_stranger && !is_in_force {
+                // What this address did, not what the others did: their bans have that.
+                let own = self.evidence.of_host(host.key());
+                let evidence = if own.is_empty() { case.evidence.clone() } else { own };
+                self.ban(host.subnet(), case, evidence);
             }
         }
     }
 
-    fn ban(&mut self, subnet: Subnet, case: &Case) {
+    fn ban(&mut self, subnet: Subnet, case: &Case, evidence: Vec<String>) {
         let now = self.at;
         let earlier = self.history.earlier(subnet, now);
         let until = end(now, self.sanction.duration(case.jail.ban.bantime, earlier));
         let key = BanKey { subnet, scope: case.jail.ban.scope };
         let mut decision =
             self.decision(Verb::Ban, Subject::Net(subnet.to_network()), key.scope, until, &case.jail.name, case.reason.clone());
-        decision.evidence = case.evidence.clone();
+        decision.evidence = evidence;
         if case.jail.mode == super::jail::Mode::Observe {
             decision.observed = true;
             self.push(decision);
@@ -160,7 +166,7 @@ impl Engine {
             ..Entry::new(key, decision.id, now, until)
         };
         let added = self.enforce(entry, decision);
-        if matches!(added, Added::New | Added::Confirmed) {
+        if added == Added::New {
             if let Some(rule) = self.groups.get_mut(case.group).and_then(|group| group.rules.get_mut(case.rule)) {
                 rule.banned += 1;
             }
@@ -179,6 +185,7 @@ impl Engine {
         }
         let added = self.ledger.add(entry, self.now);
         if matches!(added, Added::New | Added::Prolonged) {
+            self.made_now.push(decision.id);
             self.ledger.tell(decision.id, &decision.reason, &decision.evidence);
             self.push(decision);
         }
