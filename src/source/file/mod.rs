@@ -30,6 +30,8 @@ use crate::time::Timestamp;
 #[derive(Debug)]
 pub struct FileSource {
     path: PathBuf,
+    /// The operator's word, over owner and mode.
+    trusted: Option<bool>,
     intake: Intake,
     /// Oldest first; the last is, or was, what `path` leads to.
     tails: Vec<Tail>,
@@ -45,9 +47,23 @@ const FILLS_MAX: usize = 64;
 const TAILS_MAX: usize = 64;
 
 impl FileSource {
-    pub fn open(name: &str, id: u8, path: &Path, start: Start, cursor: Option<&str>, now: Timestamp) -> Result<Self, SourceError> {
-        let mut source =
-            FileSource { path: path.to_owned(), intake: Intake::new(name, id), tails: Vec::new(), watch: Watch::new(path)?, opened: now };
+    pub fn open(
+        name: &str,
+        id: u8,
+        path: &Path,
+        start: Start,
+        trusted: Option<bool>,
+        cursor: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Self, SourceError> {
+        let mut source = FileSource {
+            path: path.to_owned(),
+            trusted,
+            intake: Intake::new(name, id),
+            tails: Vec::new(),
+            watch: Watch::new(path)?,
+            opened: now,
+        };
         source.check_readable()?;
         match cursor.and_then(position::parse) {
             Some(positions) if !positions.is_empty() => source.resume(&positions, now)?,
@@ -90,7 +106,7 @@ impl FileSource {
     fn read_tails(&mut self, batch: &mut Batch, quota: &mut Quota, now: Timestamp) -> io::Result<bool> {
         let mut index = 0;
         while let Some(tail) = self.tails.get_mut(index) {
-            let sender = Sender::File { trusted: tail.trusted };
+            let sender = Sender::File { trusted: self.trusted.unwrap_or(tail.trusted) };
             quota.lines -= tail.drain(quota.lines, &mut |line, is_cut| self.intake.admit(batch, line, is_cut, None, sender));
             if quota.lines == 0 || quota.fills == 0 {
                 return Ok(false);
@@ -231,7 +247,7 @@ impl FileSource {
             index += 1;
             let is_quiet = tail.is_superseded && !tail.has_unread() && (now.since(tail.active) >= QUIET || index <= surplus);
             if is_quiet {
-                let sender = Sender::File { trusted: tail.trusted };
+                let sender = Sender::File { trusted: self.trusted.unwrap_or(tail.trusted) };
                 tail.flush(&mut |line, is_cut| self.intake.admit(batch, line, is_cut, None, sender));
             }
             !is_quiet
