@@ -49,6 +49,7 @@ fn a_file_may_come_late_and_go() {
     assert_eq!(drain(&mut source, 10, NOW), ["one"]);
     fs::remove_file(&path).unwrap();
     assert_eq!(drain(&mut source, 10, NOW), [""; 0]);
+    assert!(!wakes(&source, Duration::from_millis(50)), "nothing to do, no wake-up");
     append(&path, "two\n");
     assert_eq!(drain(&mut source, 10, NOW), ["two"]);
 }

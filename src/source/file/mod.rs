@@ -130,8 +130,8 @@ impl FileSource {
     fn follow(&mut self, now: Timestamp) -> Result<bool, SourceError> {
         let current = fs::metadata(&self.path).ok().map(|metadata| FileId::of(&metadata));
         let newest = self.tails.last().map(|tail| tail.id);
-        if current.is_none() && self.watch.wants_directory() {
-            self.watch.set(&self.tails);
+        if current.is_none() {
+            self.watch.set_directory();
         }
         if current == newest {
             return Ok(false);
@@ -142,7 +142,10 @@ impl FileSource {
             return if known == self.intake.stats.problem { Ok(false) } else { Err(error) };
         }
         let is_new = self.discover(now).map_err(|error| self.failed(&error))?;
-        self.watch.set(&self.tails);
+        // Only then: changing the watches makes the descriptor readable.
+        if is_new {
+            self.watch.set(&self.tails);
+        }
         Ok(is_new)
     }
 
@@ -153,7 +156,12 @@ impl FileSource {
             let opened = self.opened;
             return self.add_newer(found, opened.micros().saturating_mul(1_000), now);
         };
-        if let Some(place) = found.iter().position(|candidate| candidate.id == newest.id) {
+        let is_newest = |candidate: &Candidate| candidate.id == newest.id;
+        if !newest.is_unlinked && !found.iter().any(is_newest) {
+            // Renamed between the listing and the opening, perhaps.
+            found = candidates(&self.path);
+        }
+        if let Some(place) = found.iter().position(is_newest) {
             return self.add(found.into_iter().skip(place + 1), now);
         }
         let position = newest.position();
