@@ -112,7 +112,7 @@ impl Source {
                 let socket = inherited.take_datagram(name)?;
                 SyslogSocket::adopt(&spec.name, id, socket).map(Source::Socket)
             }
-            Input::File { path, start } => FileSource::open(&spec.name, id, path, *start, cursor, now).map(Source::File),
+            Input::File { path, start, trusted } => FileSource::open(&spec.name, id, path, *start, *trusted, cursor, now).map(Source::File),
             Input::Journal { command, matches, start } => {
                 JournalSource::open(&spec.name, id, command, matches, *start, cursor, now).map(|source| Source::Journal(Box::new(source)))
             }

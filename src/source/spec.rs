@@ -23,25 +23,13 @@ pub struct SourceSpec {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
     /// A datagram socket of our own.
-    Socket {
-        path: PathBuf,
-        mode: u32,
-        group: Option<String>,
-    },
+    Socket { path: PathBuf, mode: u32, group: Option<String> },
     /// The one that systemd hands over under this name.
-    InheritedSocket {
-        name: String,
-    },
-    File {
-        path: PathBuf,
-        start: Start,
-    },
+    InheritedSocket { name: String },
+    /// `trusted`: whatever its owner and mode say.
+    File { path: PathBuf, start: Start, trusted: Option<bool> },
     /// `matches` are journalctl's: `FIELD=value` and `+`; empty: [`JOURNAL_MATCHES`].
-    Journal {
-        command: PathBuf,
-        matches: Vec<String>,
-        start: Start,
-    },
+    Journal { command: PathBuf, matches: Vec<String>, start: Start },
 }
 
 words! {
@@ -168,7 +156,7 @@ mod tests {
     fn file(path: &str) -> SourceSpec {
         SourceSpec {
             name: path.to_owned(),
-            input: Input::File { path: path.into(), start: Start::End },
+            input: Input::File { path: path.into(), start: Start::End, trusted: None },
             annotate: false,
             trusted: None,
             carries: Facilities::of_file(Path::new(path)),

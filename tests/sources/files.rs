@@ -2,16 +2,18 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use mailwarden::limits::LINE_BYTES_MAX;
+use mailwarden::source::archive::{self, Chunks};
 use mailwarden::source::{Batch, Input, Sender, Source, Start};
 use mailwarden::time::Timestamp;
 
 use super::{NOW, SOON, drain, open, wakes};
 
 pub fn file(path: &Path, start: Start, cursor: Option<&str>, now: Timestamp) -> Source {
-    open(Input::File { path: path.to_owned(), start }, cursor, now).unwrap()
+    open(Input::File { path: path.to_owned(), start, trusted: None }, cursor, now).unwrap()
 }
 
 fn append(path: &Path, text: &str) {
@@ -47,6 +49,7 @@ fn a_file_may_come_late_and_go() {
     assert_eq!(drain(&mut source, 10, NOW), ["one"]);
     fs::remove_file(&path).unwrap();
     assert_eq!(drain(&mut source, 10, NOW), [""; 0]);
+    assert!(!wakes(&source, Duration::from_millis(50)), "nothing to do, no wake-up");
     append(&path, "two\n");
     assert_eq!(drain(&mut source, 10, NOW), ["two"]);
 }
@@ -104,6 +107,10 @@ fn who_may_write_to_a_file_decides_its_worth() {
         let origin = batch.lines[0].origin;
         assert_eq!((origin.source, origin.sender), (5, Sender::File { trusted: trusted && is_root }), "{mode:o}");
     }
+    let mut source = open(Input::File { path, start: Start::Beginning, trusted: Some(true) }, None, NOW).unwrap();
+    let mut batch = Batch::new();
+    source.read(&mut batch, 10, NOW).unwrap();
+    assert_eq!(batch.lines[0].origin.sender, Sender::File { trusted: true }, "the operator says so");
 }
 
 #[test]
@@ -112,7 +119,7 @@ fn what_is_no_log_file_is_refused() {
     let fifo = dir.path().join("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
     for path in [dir.path().to_owned(), fifo] {
-        let error = open(Input::File { path, start: Start::End }, None, NOW).unwrap_err();
+        let error = open(Input::File { path, start: Start::End, trusted: None }, None, NOW).unwrap_err();
         assert!(error.contains("no regular file"), "{error}");
     }
 }
@@ -158,4 +165,41 @@ fn loggers_that_dropped_lines_are_heard() {
     let mut source = file(&path, Start::Beginning, None, NOW);
     drain(&mut source, 10, NOW);
     assert_eq!((source.stats().blind_notices, source.stats().blind_lines), (1, 13));
+}
+
+/// Figures, not a verdict: `cargo test --release --test sources -- --ignored --nocapture speed`.
+#[test]
+#[ignore = "a measurement"]
+fn speed_of_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mail.log");
+    let line = format!("Nov 24 03:00:00 mx postfix/smtpd[1234]: {}\n", "x".repeat(110));
+    const LINES: usize = 1_000_000;
+    fs::write(&path, line.repeat(LINES)).unwrap();
+    let mut source = file(&path, Start::Beginning, None, NOW);
+    let mut batch = Batch::new();
+    let (mut lines, start) = (0, Instant::now());
+    while source.read(&mut batch, 256, NOW).unwrap() == 256 {
+        lines += batch.lines.len();
+        batch.clear();
+    }
+    println!("file source: {} lines, {:.1} M a second", lines, lines as f64 / start.elapsed().as_secs_f64() / 1e6);
+    for packing in ["cat", "gzip", "zstd", "xz"] {
+        let packed = dir.path().join(packing);
+        let made = Command::new(packing)
+            .arg(if packing == "cat" { "--" } else { "-c" })
+            .arg(&path)
+            .stdout(File::create(&packed).unwrap())
+            .status();
+        if !made.is_ok_and(|status| status.success()) {
+            continue;
+        }
+        let start = Instant::now();
+        let mut chunks = Chunks::new(archive::open(&packed).unwrap());
+        let (mut bytes, mut chunk) = (0, Vec::new());
+        while chunks.next_into(&mut chunk).unwrap() {
+            bytes += chunk.len();
+        }
+        println!("archive made by {packing}: {:.0} MB a second", bytes as f64 / start.elapsed().as_secs_f64() / 1e6);
+    }
 }

@@ -1,6 +1,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use mailwarden::source::{Batch, Input, Sender, Source, Start};
@@ -114,4 +115,63 @@ fn pauses_grow_while_the_child_keeps_dying() {
 fn a_missing_journalctl_says_what_to_do() {
     let error = journal("/no/such/journalctl".into(), Start::End, None).unwrap_err();
     assert!(error.starts_with("cannot run /no/such/journalctl: not found; the journal source needs it"), "{error}");
+}
+
+/// The child's half of [`the_real_journal_is_read`], in a mount namespace of its own: runs a journald on an empty /run.
+#[test]
+fn child_reads_a_real_journal() {
+    if std::env::var_os("MAILWARDEN_TEST_JOURNAL").is_none() {
+        return;
+    }
+    let run = |command: &str| assert!(Command::new("sh").args(["-c", command]).status().unwrap().success(), "{command}");
+    run("mount -t tmpfs none /run && mkdir -p /run/systemd/journal /run/log/journal");
+    run("mkdir -p /var/log/journal && mount -t tmpfs none /var/log/journal");
+    let mut journald = Command::new("/lib/systemd/systemd-journald").spawn().unwrap();
+    let start = Instant::now();
+    while !Path::new("/run/systemd/journal/dev-log").exists() && start.elapsed() < SOON {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let log = |text: &str| run(&format!("{text} logger -u /run/systemd/journal/dev-log -p mail.info -t 'postfix/smtpd[99]' 'by {text}'"));
+    let mut source = journal("journalctl".into(), Start::Beginning, None).unwrap();
+    let mut batch = Batch::new();
+    log("env");
+    log("setpriv --reuid 65534 --clear-groups");
+    let start = Instant::now();
+    let ours = |batch: &Batch| texts(batch).iter().filter(|line| line.contains("postfix/smtpd[99]: by ")).count();
+    while ours(&batch) < 2 && start.elapsed() < SOON {
+        source.read(&mut batch, 10, NOW).unwrap();
+        wakes(&source, Duration::from_millis(50));
+    }
+    let cursor = source.cursor();
+    drop(source);
+    log("nice");
+    let mut again = journal("journalctl".into(), Start::End, cursor.as_deref()).unwrap();
+    let mut rest = Batch::new();
+    read_lines(&mut again, &mut rest, 1, NOW).unwrap();
+    drop(again);
+    journald.kill().unwrap();
+    journald.wait().unwrap();
+    let senders: Vec<Sender> =
+        batch.iter().filter(|(_, text)| text.ends_with(b"env") || text.ends_with(b"groups")).map(|(line, _)| line.origin.sender).collect();
+    println!("senders {senders:?}, after the restart {:?}", texts(&rest));
+}
+
+#[test]
+fn the_real_journal_is_read() {
+    let is_root = nix::unistd::Uid::effective().is_root();
+    let can_unshare = || Command::new("unshare").args(["-m", "true"]).status().is_ok_and(|status| status.success());
+    if !is_root || !Path::new("/lib/systemd/systemd-journald").exists() || !can_unshare() {
+        eprintln!("skipped: needs root, a mount namespace and systemd-journald");
+        return;
+    }
+    let test = std::env::current_exe().unwrap();
+    let arguments = ["--exact", "journal::child_reads_a_real_journal", "--nocapture"];
+    let output = Command::new("unshare").arg("-m").arg(test).args(arguments).env("MAILWARDEN_TEST_JOURNAL", "1").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        text.contains("senders [Journal(0), Journal(65534)], after the restart [\""),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(text.contains("postfix/smtpd[99]: by nice\"]"), "{text}");
 }

@@ -30,6 +30,8 @@ use crate::time::Timestamp;
 #[derive(Debug)]
 pub struct FileSource {
     path: PathBuf,
+    /// The operator's word, over owner and mode.
+    trusted: Option<bool>,
     intake: Intake,
     /// Oldest first; the last is, or was, what `path` leads to.
     tails: Vec<Tail>,
@@ -45,9 +47,23 @@ const FILLS_MAX: usize = 64;
 const TAILS_MAX: usize = 64;
 
 impl FileSource {
-    pub fn open(name: &str, id: u8, path: &Path, start: Start, cursor: Option<&str>, now: Timestamp) -> Result<Self, SourceError> {
-        let mut source =
-            FileSource { path: path.to_owned(), intake: Intake::new(name, id), tails: Vec::new(), watch: Watch::new(path)?, opened: now };
+    pub fn open(
+        name: &str,
+        id: u8,
+        path: &Path,
+        start: Start,
+        trusted: Option<bool>,
+        cursor: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Self, SourceError> {
+        let mut source = FileSource {
+            path: path.to_owned(),
+            trusted,
+            intake: Intake::new(name, id),
+            tails: Vec::new(),
+            watch: Watch::new(path)?,
+            opened: now,
+        };
         source.check_readable()?;
         match cursor.and_then(position::parse) {
             Some(positions) if !positions.is_empty() => source.resume(&positions, now)?,
@@ -90,7 +106,7 @@ impl FileSource {
     fn read_tails(&mut self, batch: &mut Batch, quota: &mut Quota, now: Timestamp) -> io::Result<bool> {
         let mut index = 0;
         while let Some(tail) = self.tails.get_mut(index) {
-            let sender = Sender::File { trusted: tail.trusted };
+            let sender = Sender::File { trusted: self.trusted.unwrap_or(tail.trusted) };
             quota.lines -= tail.drain(quota.lines, &mut |line, is_cut| self.intake.admit(batch, line, is_cut, None, sender));
             if quota.lines == 0 || quota.fills == 0 {
                 return Ok(false);
@@ -114,8 +130,8 @@ impl FileSource {
     fn follow(&mut self, now: Timestamp) -> Result<bool, SourceError> {
         let current = fs::metadata(&self.path).ok().map(|metadata| FileId::of(&metadata));
         let newest = self.tails.last().map(|tail| tail.id);
-        if current.is_none() && self.watch.wants_directory() {
-            self.watch.set(&self.tails);
+        if current.is_none() {
+            self.watch.set_directory();
         }
         if current == newest {
             return Ok(false);
@@ -126,7 +142,10 @@ impl FileSource {
             return if known == self.intake.stats.problem { Ok(false) } else { Err(error) };
         }
         let is_new = self.discover(now).map_err(|error| self.failed(&error))?;
-        self.watch.set(&self.tails);
+        // Only then: changing the watches makes the descriptor readable.
+        if is_new {
+            self.watch.set(&self.tails);
+        }
         Ok(is_new)
     }
 
@@ -137,7 +156,12 @@ impl FileSource {
             let opened = self.opened;
             return self.add_newer(found, opened.micros().saturating_mul(1_000), now);
         };
-        if let Some(place) = found.iter().position(|candidate| candidate.id == newest.id) {
+        let is_newest = |candidate: &Candidate| candidate.id == newest.id;
+        if !newest.is_unlinked && !found.iter().any(is_newest) {
+            // Renamed between the listing and the opening, perhaps.
+            found = candidates(&self.path);
+        }
+        if let Some(place) = found.iter().position(is_newest) {
             return self.add(found.into_iter().skip(place + 1), now);
         }
         let position = newest.position();
@@ -231,7 +255,7 @@ impl FileSource {
             index += 1;
             let is_quiet = tail.is_superseded && !tail.has_unread() && (now.since(tail.active) >= QUIET || index <= surplus);
             if is_quiet {
-                let sender = Sender::File { trusted: tail.trusted };
+                let sender = Sender::File { trusted: self.trusted.unwrap_or(tail.trusted) };
                 tail.flush(&mut |line, is_cut| self.intake.admit(batch, line, is_cut, None, sender));
             }
             !is_quiet

@@ -56,8 +56,8 @@ impl Watch {
 
     /// Watches the directory, once it is there, and exactly these files.
     pub fn set(&mut self, tails: &[Tail]) {
+        self.set_directory();
         let Kind::Inotify(inotify) = &self.kind else { return };
-        self.is_directory_watched = inotify.add_watch(&self.directory, directory_events()).is_ok();
         for watch in self.files.drain(..) {
             let _ = inotify.rm_watch(watch);
         }
@@ -68,8 +68,13 @@ impl Watch {
         }
     }
 
-    pub fn wants_directory(&self) -> bool {
-        !self.is_directory_watched
+    /// Tries for the directory alone, if it is not watched yet.
+    pub fn set_directory(&mut self) {
+        if let Kind::Inotify(inotify) = &self.kind
+            && !self.is_directory_watched
+        {
+            self.is_directory_watched = inotify.add_watch(&self.directory, directory_events()).is_ok();
+        }
     }
 }
 
