@@ -44,7 +44,9 @@ impl Timestamp {
         let second = seconds.rem_euclid(86_400);
         let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
         let mut text = *b"0000-00-00T00:00:00.000000Z";
-        for (place, digits, value) in [(0, 4, year), (5, 2, month), (8, 2, day), (11, 2, hour), (14, 2, minute), (17, 2, second), (20, 6, micros)] {
+        for (place, digits, value) in
+            [(0, 4, year), (5, 2, month), (8, 2, day), (11, 2, hour), (14, 2, minute), (17, 2, second), (20, 6, micros)]
+        {
             let mut rest = value;
             for digit in text[place..place + digits].iter_mut().rev() {
                 *digit = b'0' + (rest % 10) as u8;

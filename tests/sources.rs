@@ -20,7 +20,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
 
 fn open(input: Input, cursor: Option<&str>, now: Timestamp) -> Result<Source, String> {
-    let spec = SourceSpec { name: "test".to_owned(), input, annotate: false, carries: Facilities::MAIL, force: false, trusted: None };
+    let spec = SourceSpec { name: "test".to_owned(), input, annotate: false, carries: Facilities::MAIL, force: false };
     Source::open(&spec, 5, cursor, &mut Inherited::none(), now).map_err(|error| error.to_string())
 }
 

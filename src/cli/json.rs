@@ -137,7 +137,15 @@ mod tests {
         for text in [&b""[..], b"a\"b\\c\n\x7f", "\u{2028}\u{202e}\u{e9}".as_bytes(), &all, b"{"] {
             let mut out = Vec::new();
             let mut object = Object::begin(&mut out);
-            object.text("empty", None).text("a", Some(text)).texts("none", &[]).texts("two", &["x\\".to_owned(), String::new()]).number("n", 7).flag("no", false).flag("yes", true).word("w", "x");
+            object
+                .text("empty", None)
+                .text("a", Some(text))
+                .texts("none", &[])
+                .texts("two", &["x\\".to_owned(), String::new()])
+                .number("n", 7)
+                .flag("no", false)
+                .flag("yes", true)
+                .word("w", "x");
             object.end();
             let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
             assert_eq!(value["a"], *String::from_utf8_lossy(text));

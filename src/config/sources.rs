@@ -59,7 +59,8 @@ impl Sources {
     pub fn on(&self, host: Host) -> Vec<SourceSpec> {
         let mut list = match self.list.as_slice() {
             [] if host.has_journal && !host.has_passed_socket => vec![journal()],
-            [] => vec![socket(self.socket.clone())],
+            // Whoever installed the socket unit feeds it by the shipped snippets, which say who wrote each line.
+            [] => vec![SourceSpec { annotate: host.has_passed_socket, ..socket(self.socket.clone()) }],
             list => list.to_vec(),
         };
         for source in list.iter_mut().filter(|_| host.has_passed_socket) {
@@ -111,7 +112,7 @@ fn resolve_one(raw: RawSource, place: Place, socket_path: &Path, report: &mut Re
             },
             ..socket(PathBuf::new())
         },
-        (Kind::File, Some(path)) => file(path, start),
+        (Kind::File, Some(path)) => file(path, start, raw.trusted.map(|trusted| trusted.value)),
         (Kind::File, None) => {
             report.push(Problem::error(kind_place, "a file source without `path`").help("path = \"/var/log/mail.log\""));
             return None;
@@ -124,7 +125,6 @@ fn resolve_one(raw: RawSource, place: Place, socket_path: &Path, report: &mut Re
     };
     source.name = value_or(raw.name, source.name);
     source.annotate = value_or(raw.annotated, false);
-    source.trusted = raw.trusted.map(|trusted| trusted.value);
     source.force = value_or(raw.force, false);
     if let Some(names) = raw.facilities {
         source.carries = names.value.0.iter().fold(Facilities::NONE, |all, name| all.and(name.value.0));
@@ -144,14 +144,14 @@ fn socket(path: PathBuf) -> SourceSpec {
     plain("socket", Input::Socket { path, mode: SOCKET_MODE, group: None }, Facilities::MAIL_AND_AUTH)
 }
 
-fn file(path: PathBuf, start: Start) -> SourceSpec {
+fn file(path: PathBuf, start: Start, trusted: Option<bool>) -> SourceSpec {
     let name = path.file_name().map_or_else(|| "file".to_owned(), |name| name.display().to_string());
     let carries = Facilities::of_file(&path);
-    plain(&name, Input::File { path, start }, carries)
+    plain(&name, Input::File { path, start, trusted }, carries)
 }
 
 fn plain(name: &str, input: Input, carries: Facilities) -> SourceSpec {
-    SourceSpec { name: name.to_owned(), input, annotate: false, trusted: None, carries, force: false }
+    SourceSpec { name: name.to_owned(), input, annotate: false, carries, force: false }
 }
 
 fn refuse_foreign_keys(raw: &RawSource, kind: Kind, report: &mut Report) {
@@ -207,9 +207,6 @@ pub fn trust(rules: &[TrustRule], sources: &[SourceSpec]) -> (Trust, Vec<String>
     for (id, source) in (0..=u8::MAX).zip(sources) {
         if source.annotate {
             trust.require_annotation(id);
-        }
-        if let Some(trusted) = source.trusted {
-            trust.decide_file(id, trusted);
         }
     }
     (trust, missing)

@@ -38,8 +38,6 @@ pub struct Trust {
     relays: Vec<u32>,
     /// By source id: lines must be annotated.
     annotated: [bool; 256],
-    /// By source id: what somebody decided about a file.
-    files: [Option<bool>; 256],
 }
 
 /// Program families and the users they run as; root is always allowed.
@@ -77,7 +75,7 @@ impl Trust {
 
     /// Root alone.
     pub fn nobody() -> Self {
-        Trust { allowed: HashMap::new(), relays: vec![0], annotated: [false; 256], files: [None; 256] }
+        Trust { allowed: HashMap::new(), relays: vec![0], annotated: [false; 256] }
     }
 
     /// `uid` may write as `program` (a family, such as `postfix`, or a whole tag, such as `postfix/smtpd`).
@@ -103,21 +101,15 @@ impl Trust {
         self.annotated[usize::from(id)] = true;
     }
 
-    /// Source `id`, a file, is believed or not, whatever its permissions say.
-    pub fn decide_file(&mut self, id: u8, trusted: bool) {
-        self.files[usize::from(id)] = Some(trusted);
-    }
-
     /// Whether somebody trustworthy says that `program` (the syslog tag without its pid) wrote the line.
     /// `annotated_uid` is what the relay wrote in front of the message.
     pub fn vouches(&self, origin: Origin, program: &[u8], annotated_uid: Option<u32>) -> bool {
         let source = usize::from(origin.source);
         let passed_on = match origin.sender {
-            Sender::Nobody => return false,
-            Sender::File { trusted } if !self.files[source].unwrap_or(trusted) => return false,
+            Sender::Nobody | Sender::File { trusted: false } => return false,
             Sender::Journal(uid) => return self.may_write(uid, program),
             Sender::Uid(uid) if !self.relays.contains(&uid) => return self.may_write(uid, program),
-            Sender::Uid(_) | Sender::File { .. } => annotated_uid,
+            Sender::Uid(_) | Sender::File { trusted: true } => annotated_uid,
         };
         match passed_on {
             Some(uid) => self.may_write(uid, program),
@@ -162,8 +154,6 @@ mod tests {
     const WEB: u32 = 33;
     const SYSLOG: u32 = 104;
     const ANNOTATED: u8 = 7;
-    const DOUBTED: u8 = 8;
-    const BELIEVED: u8 = 9;
 
     fn trust() -> Trust {
         let mut trust = Trust::nobody();
@@ -171,15 +161,13 @@ mod tests {
         trust.allow("roundcube", WEB);
         trust.add_relay(SYSLOG);
         trust.require_annotation(ANNOTATED);
-        trust.decide_file(DOUBTED, false);
-        trust.decide_file(BELIEVED, true);
         trust
     }
 
     #[test]
     fn only_who_can_have_written_it_is_believed() {
         use Sender::{File, Journal, Nobody, Uid};
-        let cases: [(u8, Sender, &str, Option<u32>, bool); 31] = [
+        let cases: [(u8, Sender, &str, Option<u32>, bool); 28] = [
             (0, Uid(0), "postfix/smtpd", None, true),
             (0, Uid(POSTFIX), "postfix/smtpd", None, true),
             (0, Uid(POSTFIX), "postfix/submission/smtpd", None, true),
@@ -208,9 +196,6 @@ mod tests {
             (ANNOTATED, File { trusted: true }, "postfix/smtpd", None, false),
             (ANNOTATED, File { trusted: true }, "postfix/smtpd", Some(POSTFIX), true),
             (0, File { trusted: false }, "postfix/smtpd", Some(0), false),
-            (DOUBTED, File { trusted: true }, "postfix/smtpd", None, false),
-            (BELIEVED, File { trusted: false }, "postfix/smtpd", None, true),
-            (BELIEVED, File { trusted: false }, "postfix/smtpd", Some(WEB), false),
             (0, Nobody, "postfix/smtpd", Some(0), false),
         ];
         let trust = trust();

@@ -12,8 +12,6 @@ pub struct SourceSpec {
     pub input: Input,
     /// Every line has a `[uid=N]` that a relay put in front of its message; one without is not believed.
     pub annotate: bool,
-    /// Of a file: whether it is believed; `None`: by its owner and mode.
-    pub trusted: Option<bool>,
     /// What it carries, for [`overlaps`].
     pub carries: Facilities,
     /// It may carry what another source carries as well.
@@ -158,7 +156,6 @@ mod tests {
             name: path.to_owned(),
             input: Input::File { path: path.into(), start: Start::End, trusted: None },
             annotate: false,
-            trusted: None,
             carries: Facilities::of_file(Path::new(path)),
             force: false,
         }
@@ -166,7 +163,7 @@ mod tests {
 
     fn journal() -> SourceSpec {
         let input = Input::Journal { command: "journalctl".into(), matches: Vec::new(), start: Start::End };
-        SourceSpec { name: "journal".into(), input, annotate: false, trusted: None, carries: Facilities::MAIL_AND_AUTH, force: false }
+        SourceSpec { name: "journal".into(), input, annotate: false, carries: Facilities::MAIL_AND_AUTH, force: false }
     }
 
     #[test]
