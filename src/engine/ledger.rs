@@ -10,6 +10,7 @@ use hashbrown::HashTable;
 use super::decision::{Ban, Cause};
 use super::jail::Scope;
 use super::key::{Subnet, mask, spread};
+use super::table::shard_of;
 use crate::event::Service;
 use crate::limits;
 use crate::time::Timestamp;
@@ -65,7 +66,7 @@ impl Entry {
     }
 
     const fn end(&self) -> End {
-        End { until: self.until, bits: self.bits, prefix: self.prefix, scope: self.scope }
+        End { until: self.until, hash: hash_of(self.key()) }
     }
 
     /// In force at `at`.
@@ -74,13 +75,11 @@ impl Entry {
     }
 }
 
-/// The place of a ban in the queue of ends.
+/// The place of a ban in the queue of ends. The hash finds the ban again, with its end: half the size of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct End {
     until: i64,
-    bits: [u64; 2],
-    prefix: u8,
-    scope: Scope,
+    hash: u64,
 }
 
 /// What came of [`Ledger::add`].
@@ -210,9 +209,9 @@ impl Ledger {
 
     /// Takes out a ban that has ended by `now`.
     pub fn pop_ended(&mut self, now: i64) -> Option<Entry> {
-        let end = self.ends.first().filter(|end| end.until <= now)?;
-        let bits = (u128::from(end.bits[0]) << 64) | u128::from(end.bits[1]);
-        self.remove(BanKey { subnet: Subnet { bits, prefix: end.prefix }, scope: end.scope })
+        let end = *self.ends.first().filter(|end| end.until <= now)?;
+        let found = self.shards.get(shard_of(end.hash))?.find(end.hash, |entry| entry.end() == end)?;
+        self.remove(found.key())
     }
 
     /// Takes out the ban that would end first, to make room.
@@ -336,10 +335,6 @@ const fn key_around(bits: u128, scope: Scope, prefix: u8) -> BanKey {
 /// Bans are made by us, not chosen by attackers one by one; the hash needs no secret.
 const fn hash_of(key: BanKey) -> u64 {
     spread(key.subnet.bits, (key.subnet.prefix as u64) << 8 | key.scope as u64)
-}
-
-const fn shard_of(hash: u64) -> usize {
-    (hash >> 40) as usize % limits::TABLE_SHARDS
 }
 
 /// Names of jails and operators' reasons, by number.
