@@ -234,7 +234,7 @@ impl Correlator {
         } else if let Some(ip) = reinjected::original_client(slice(seen.line, seen.parsed.message)) {
             self.came_through_proxy(at, ip, seen);
         } else if let Some(ip) = seen.parsed.client.filter(|ip| self.is_inside(*ip)) {
-            self.from_inside(at, ip);
+            self.came_from_inside(at, ip);
         }
         Some(at)
     }
@@ -273,7 +273,7 @@ impl Correlator {
     }
 
     /// `at` came without a login from this host or from a network that needs none.
-    fn from_inside(&mut self, at: MessageRef, ip: IpAddr) {
+    fn came_from_inside(&mut self, at: MessageRef, ip: IpAddr) {
         if let Some(message) = self.messages.get_mut(at) {
             message.flags.set(Flags::INSIDE);
         }
