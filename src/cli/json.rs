@@ -106,17 +106,24 @@ impl std::fmt::Write for Utf8<'_> {
 
 /// Most text needs no escaping: it is looked at, and copied, in pieces.
 fn escape(text: &str, out: &mut Vec<u8>) {
-    for piece in text.as_bytes().chunks(PIECE) {
-        if !piece.iter().fold(false, |any, byte| any | is_special(*byte)) {
+    // Pieces of a known length are looked at in one go.
+    let (pieces, rest) = text.as_bytes().as_chunks::<PIECE>();
+    for piece in pieces {
+        if piece.iter().fold(false, |any, byte| any | is_special(*byte)) {
+            escape_bytes(piece, out);
+        } else {
             out.extend_from_slice(piece);
-            continue;
         }
-        for &byte in piece {
-            match byte {
-                b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-                byte if is_special(byte) => write!(out, "\\u{byte:04x}").expect("a Vec takes everything"),
-                byte => out.push(byte),
-            }
+    }
+    escape_bytes(rest, out);
+}
+
+fn escape_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+    for &byte in bytes {
+        match byte {
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+            byte if is_special(byte) => write!(out, "\\u{byte:04x}").expect("a Vec takes everything"),
+            byte => out.push(byte),
         }
     }
 }
