@@ -44,12 +44,12 @@ check:
 	cargo deny --locked check licenses bans sources
 
 demo:
-	scripts/install-deps run
+	scripts/install-deps demo
 	cargo build --release --locked
 	scripts/demo
 
 bench:
-	scripts/install-deps run
+	scripts/install-deps demo
 	scripts/bench $(ARGS)
 
 # Needs no compiler, so that `make build && sudo make install` builds nothing as root. A configuration that is there stays

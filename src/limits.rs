@@ -11,6 +11,18 @@ pub const KEYS_PER_TABLE_MAX: usize = 4_000_000;
 pub const TABLE_SHARDS: usize = 256;
 /// Distinct values remembered for one key of a `distinct` jail.
 pub const DISTINCT_PER_KEY_MAX: usize = 4_096;
+/// Units of one key's window; a longer window forgets its beginning.
+pub const WINDOW_UNITS_PER_KEY_MAX: usize = 65_536;
+/// Addresses remembered for a successful login or an accepted message.
+pub const KNOWN_ADDRESSES_MAX: usize = 1_000_000;
+/// Subjects whose earlier bans are remembered.
+pub const HISTORY_SUBJECTS_MAX: usize = 1_000_000;
+/// Recent offending lines, in bytes, that evidence is taken from.
+pub const EVIDENCE_RING_BYTES: usize = 1 << 20;
+/// Bans whose lines of evidence are kept in memory; the store keeps all.
+pub const STORIES_MAX: usize = 4_096;
+/// Changes of the ledger that `undo` can turn back (beside the bans still in force).
+pub const LEDGER_CHANGES_MAX: usize = 65_536;
 /// Messages (queue ids) followed at once.
 pub const MESSAGES_MAX: usize = 400_000;
 /// Bans in force at once.
@@ -37,5 +49,7 @@ pub const JAILS_MAX: usize = 256;
 pub const CONTROL_REQUEST_BYTES_MAX: usize = 1 << 20;
 /// Control connections served at once.
 pub const CONTROL_CONNECTIONS_MAX: usize = 64;
+/// Connections whose failures are remembered until they end.
+pub const SESSIONS_MAX: usize = 65_536;
 /// Rows that wait for a disk; what comes beyond them is not saved.
 pub const STORE_PENDING_ROWS_MAX: usize = 1_000_000;

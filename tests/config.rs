@@ -7,7 +7,9 @@ use std::time::Duration;
 use mailwarden::config::{self, Config, Paths, Report};
 use mailwarden::engine::jail::{Action, Measure, Mode, Scope, Window};
 
-const FILTERS: [(&str, &str); 1] = [("filters/postfix.toml", "")];
+const FILTER: &str =
+    "[filter]\nname = 'postfix'\nprograms = ['postfix']\n[[pattern]]\nname = 'connect'\nkind = 'connect'\nline = 'connect from <client>'\n";
+const FILTERS: [(&str, &str); 1] = [("filters/postfix.toml", FILTER)];
 
 fn load(files: &[(&str, &str)]) -> Result<Config, Report> {
     let all: Vec<(&str, &str)> = FILTERS.iter().chain(files).copied().collect();
@@ -65,7 +67,7 @@ fn unknown_words_get_a_suggestion() {
         ("then = \"bann\"", &["unknown action \"bann\"", "did you mean \"ban\"?"]),
         ("then = [\"ban_contributors\"]", &["unknown action", "did you mean \"ban-contributors\"?"]),
         ("mode = \"observed\"", &["unknown mode", "did you mean \"observe\"?"]),
-        ("key = \"ip+acount\"", &["unknown key \"acount\"", "did you mean \"account\"?"]),
+        ("key = \"ip+acount\"", &["unknown key to count by \"acount\"", "did you mean \"account\"?"]),
         ("measure = \"distinct acount\"", &["unknown thing to tell apart \"acount\"", "did you mean \"account\"?"]),
         ("measure = \"distinkt account\"", &["unknown measure \"distinkt account\"", "did you mean \"distinct account\"?"]),
         ("unless = [\"knowngood\"]", &["unknown exception \"knowngood\"", "did you mean \"known-good\"?"]),
@@ -102,6 +104,7 @@ fn wrong_types_and_values_are_refused() {
         ("bantime = -5", "a duration needs a number, not \"-5\""),
         ("bantime = \"2000w\"", "longer than ten years"),
         ("bantime = \"\"", "an empty duration"),
+        ("findtime = \"60w\"", "a findtime above 400 days"),
         ("filter = 5", "expected a string, found a number"),
         ("filter = [\"postfix\", 5]", "4:22: expected a string, found a number"),
         ("enabled = \"yes\"", "expected true or false, found a string"),
@@ -126,7 +129,10 @@ fn wrong_types_and_values_are_refused() {
         ("measure = \"new country\"", "measure \"new country\" is not available yet"),
         ("measure = \"burst\"", "measure \"burst\" is not available yet"),
         ("measure = \"distinct account\"\nweight = { relay = 2 }", "`weight` is for measure = \"count\""),
-        ("score = 0\nthen = \"alert\"", "a score is between 1 and 1000"),
+        ("score = 40\nthen = \"alert\"", "`score` is not available yet"),
+        ("key = \"account\"\nthen = \"hold\"", "\"hold\" is not available yet"),
+        ("measure = \"distinct country\"", "measure \"distinct country\" is not available yet"),
+        ("[jail.x.override.\"a@b\"]\nfactor = 2", "`override` needs an account"),
         ("steps = [{ limit = 5, then = \"alert\" }]", "`limit` beside `steps`"),
         ("[jail.x.override.\"a@b\"]", "an override that changes nothing"),
         ("[jail.x.override.\"a@b\"]\nclass = \"bulk\"", "unknown class \"bulk\""),
@@ -147,7 +153,7 @@ fn limits_and_steps_are_checked() {
         ("maxretry = -1", "-1 is below zero"),
         ("maxretry = 5.5", "expected a number, found a number with a fraction"),
         ("maxretry = \"5\"", "expected a number, found a string"),
-        ("maxretry = 99999999999", "a limit above 1000000"),
+        ("maxretry = 99999999999", "a limit above 65536"),
         ("limit = 5000\nmeasure = \"distinct account\"", "a limit above 4096"),
         ("steps = []", "`steps` without a step"),
         ("steps = [{ then = \"ban\" }]", "a step without `limit`"),
@@ -202,14 +208,31 @@ fn all_mistakes_of_all_files_are_told_at_once() {
 }
 
 #[test]
+fn mistakes_of_filters_are_told_with_the_others() {
+    let files = [
+        ("filters/x.toml", "[filter]\nname = 'x'\nprograms = ['x']\n[[pattern]]\nname = 'p'\nkind = 'rejct'\nline = 'y <cliant>'\n"),
+        ("jail.d/a.toml", "[jail.x]\non = \"reject\"\nmaxretry = 0\nfilter = \"x\"\n"),
+    ];
+    let report = load(&files).unwrap_err().to_string();
+    for expected in [
+        "filters/x.toml:6:8: unknown kind \"rejct\"",
+        "did you mean \"reject\"?",
+        "filters/x.toml:7:11: unknown field",
+        "jail.d/a.toml:3:12: a limit of 0",
+    ] {
+        assert!(report.contains(expected), "no {expected:?} in:\n{report}");
+    }
+    assert!(!report.contains("unknown filter"), "{report}");
+}
+
+#[test]
 fn the_same_jail_twice_in_a_file_is_a_mistake() {
     check_files(&[("jail.d/a.toml", &format!("[jail.x]\n{SOUND}[jail.x]\n{SOUND}"))], &["jail.d/a.toml:4:7: duplicate key"]);
 }
 
 #[test]
 fn a_later_file_overrides_single_keys() {
-    let first =
-        "[jail.x]\non = \"auth-failure\"\nmaxretry = 6\nfindtime = \"10m\"\nbantime = \"1h\"\n[jail.x.override.\"a@b\"]\nfactor = 2\n";
+    let first = "[jail.x]\non = \"auth-failure\"\nkey = \"ip+account\"\nmaxretry = 6\nfindtime = \"10m\"\nbantime = \"1h\"\n[jail.x.override.\"a@b\"]\nfactor = 2\n";
     let second = "[jail.x]\nlimit = 3\nbantime = -1\nmode = \"observe\"\n[jail.x.override.\"c@d\"]\nexempt = true\n";
     let config = load(&[("jail.d/10.toml", first), ("jail.d/20.toml", second)]).unwrap();
     let jail = &config.jails[0];
@@ -261,8 +284,6 @@ fn what_is_left_out_has_a_sensible_value() {
     for (text, scope) in scopes {
         assert_eq!(jail(&format!("maxretry = 1\n{text}")).ban.scope, scope, "{text}");
     }
-    let scored = jail("on = \"auth-success\"\nlimit = 2\nscore = 30\nkey = \"account\"\nmeasure = \"distinct country\"");
-    assert!(scored.steps[0].then.is_empty());
 }
 
 #[test]
@@ -303,13 +324,16 @@ fn the_main_file_is_checked() {
         ("[[source]]\nkind = \"file\"", "a file source without `path`"),
         ("[[source]]\nkind = \"journal\"\npath = \"/x\"", "`path` means nothing for a source of kind \"journal\""),
         ("[[source]]\nkind = \"socket\"\n[[source]]\nkind = \"socket\"", "two sources are called \"socket\""),
-        ("[[source]]\nkind = \"socket\"\n[[source]]\nkind = \"socket\"\nname = \"b\"", "reads the same path"),
-        ("[[source]]\nkind = \"journal\"\n[[source]]\nkind = \"file\"\npath = \"/var/log/mail.log\"", "may carry the same lines"),
-        ("[trust]\n\"*\" = [0]", "trust needs the name of a program"),
+        ("[[source]]\nkind = \"socket\"\n[[source]]\nkind = \"socket\"\nname = \"b\"", "read the same input"),
+        ("[[source]]\nkind = \"journal\"\n[[source]]\nkind = \"file\"\npath = \"/var/log/mail.log\"", "mailwarden.toml:3:1: sources"),
+        ("[[source]]\nkind = \"journal\"\n[[source]]\nkind = \"file\"\npath = \"/var/log/mail.log\"", "both carry mail"),
+        ("[[source]]\nkind = \"socket\"\nfacilities = \"mial\"", "unknown facility \"mial\""),
+        ("[[source]]\nkind = \"journal\"\ntrusted = true", "`trusted` means nothing for a source of kind \"journal\""),
+        ("[trust]\n\"*\" = [0]", "\"*\" is not the name of a program"),
         ("[trust]\nroundcube = [-1]", "-1 is below zero"),
         ("[trust]\nroundcube = [true]", "expected a user name or a uid"),
         ("[enforcement]\ntable = \"a-b\"", "\"a-b\" cannot be the name of a table"),
-        ("[enforcement]\nfeatures_off = [\"ownr\"]", "did you mean \"owner\"?"),
+        ("[enforcement]\nfeatures_off = [\"owner_persist\"]", "did you mean \"owner-persist\"?"),
         ("[enforcement]\nreject = [\"smtp\"]", "unknown scope \"smtp\""),
         ("[state]\ndir = \"state\"", "is not an absolute path"),
         ("[control]\nsockets = \"/x\"", "did you mean \"socket\"?"),
@@ -417,4 +441,110 @@ fn shipped_files() -> Vec<PathBuf> {
     files.push(root().join("mailwarden.toml"));
     files.sort();
     files
+}
+
+fn shipped() -> Vec<(String, String)> {
+    let shown = |path: &PathBuf| path.strip_prefix(root()).unwrap().display().to_string();
+    shipped_files().iter().map(|path| (shown(path), fs::read_to_string(path).unwrap())).collect()
+}
+
+#[test]
+fn what_is_shipped_is_clean() {
+    let config = config::load(&Paths::in_dir(&root())).unwrap_or_else(|report| panic!("{report}"));
+    assert!(config.warnings.is_empty(), "{}", config.warnings);
+    assert!(config.jails.len() >= 9);
+    for jail in &config.jails {
+        assert_eq!(jail.mode, Mode::Enforce, "{}", jail.name);
+        assert!(jail.ban.bantime.is_some(), "{}: no shipped ban lasts for ever", jail.name);
+        assert!(!matches!(jail.ban.scope, Scope::All | Scope::Web), "{}: closes more than its own doors", jail.name);
+        assert!(jail.steps.iter().all(|step| !step.then.contains(&Action::Lock)), "{}: locks", jail.name);
+    }
+}
+
+/// What stands behind `#` in the shipped main file is what holds without it; but for these, which are examples.
+const EXAMPLES: [&str; 7] = ["ignoreip", "relays", "default_domain", "domain_aliases", "aliases", "local_domains", "\"roundcube\""];
+
+#[test]
+fn the_comments_of_the_main_file_tell_the_defaults() {
+    let text = fs::read_to_string(root().join("mailwarden.toml")).unwrap();
+    let (mut defaults, mut sources) = (String::new(), String::new());
+    let mut in_sources = false;
+    for line in text.lines() {
+        let setting = line.trim_start_matches('#').trim_start();
+        let key = setting.split(" = ").next().unwrap_or_default();
+        in_sources = (in_sources || line == "# [[source]]") && line != "[trust]";
+        let is_setting = setting.starts_with('[') || (setting.contains(" = ") && !key.contains([' ', '`']));
+        if is_setting && !EXAMPLES.contains(&key) {
+            let into = if in_sources { &mut sources } else { &mut defaults };
+            into.push_str(&format!("{setting}\n"));
+        }
+    }
+    assert!(defaults.lines().count() > 25 && sources.lines().count() > 7, "{defaults}\n{sources}");
+    let written = load(&[("mailwarden.toml", &defaults)]).unwrap_or_else(|report| panic!("{report}"));
+    let default = load(&[]).unwrap();
+    assert_eq!(written.accounts, default.accounts);
+    assert_eq!(written.allow, default.allow);
+    assert_eq!(written.bans, default.bans);
+    assert_eq!(default.bans.sanction(), mailwarden::engine::EngineConfig::default().sanction);
+    assert_eq!(written.enforcement, default.enforcement);
+    assert_eq!(written.state, default.state);
+    assert_eq!(written.control, default.control);
+    assert_eq!(written.log, default.log);
+    let forced = sources.replace("kind =", "force = true\nkind =");
+    load(&[("mailwarden.toml", &forced)]).unwrap_or_else(|report| panic!("{report}"));
+}
+
+#[test]
+fn the_documentation_lists_every_key_and_no_other() {
+    let text = fs::read_to_string(root().join("docs/configuration.md")).unwrap();
+    for (table, keys) in mailwarden::config::raw::TABLES {
+        let heading = format!("### `{table}`\n");
+        let (_, section) = text.split_once(&heading).unwrap_or_else(|| panic!("no heading {heading:?}"));
+        let section = section.split("\n##").next().unwrap_or_default();
+        let rows = section.lines().filter(|line| line.starts_with("| `"));
+        let mut documented: Vec<&str> = rows
+            .filter_map(|row| row.split('|').nth(1))
+            .flat_map(|cell| cell.split(", "))
+            .map(|key| key.trim().trim_matches('`'))
+            .collect();
+        let mut keys = keys.to_vec();
+        keys.sort_unstable();
+        documented.sort_unstable();
+        assert_eq!(documented, keys, "{table}");
+    }
+}
+
+#[test]
+fn the_documentation_lists_every_word() {
+    use mailwarden::engine::jail::{Distinct, KeyPart};
+    use mailwarden::event::{EventKind, Reason, Service};
+    let text = fs::read_to_string(root().join("docs/configuration.md")).unwrap();
+    let words = EventKind::ALL.iter().map(|word| word.as_str()).chain(Service::ALL.iter().map(|word| word.as_str()));
+    let words = words.chain(Reason::ALL.iter().map(|word| word.as_str())).chain(KeyPart::ALL.iter().map(|word| word.as_str()));
+    for word in words.chain(Action::ALL.iter().map(|word| word.as_str())).chain(Scope::ALL.iter().map(|word| word.as_str())) {
+        assert!(text.contains(&format!("`{word}`")), "{word} is not documented");
+    }
+    for word in mailwarden::enforce::nft::Feature::ALL {
+        assert!(text.contains(&format!("`{word}`")), "{word} is not documented");
+    }
+    for word in Distinct::ALL {
+        assert!(text.contains(&format!("`distinct {word}`")), "distinct {word} is not documented");
+    }
+}
+
+#[test]
+fn the_examples_of_the_documentation_are_right() {
+    let text = fs::read_to_string(root().join("docs/configuration.md")).unwrap();
+    let examples: Vec<&str> = text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(examples.len() > 12);
+    let shipped = shipped();
+    for example in examples {
+        let name = example.lines().next().unwrap_or_default().trim_start_matches("# ");
+        let mut files: Vec<(&str, &str)> =
+            shipped.iter().map(|(name, text)| (name.as_str(), text.as_str())).filter(|(other, _)| *other != name).collect();
+        files.push((name, example));
+        let config = load(&files).unwrap_or_else(|report| panic!("{report}\n{example}"));
+        let warnings = config.warnings.to_string();
+        assert!(warnings.is_empty(), "{warnings}");
+    }
 }

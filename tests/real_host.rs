@@ -22,7 +22,10 @@ use std::{fs, thread};
 
 use dialog::Dialog;
 use isolation::isolated;
-use network::{Client, MAIL_HOST};
+use jiff::tz::TimeZone;
+use mailwarden::parse::EnvelopeReader;
+use mailwarden::time::Timestamp;
+use network::{Client, MAIL_HOST, Namespace};
 use site::{Layout, NOBODY, SYSLOG_SOCKET, Site};
 use warden::Warden;
 
@@ -42,22 +45,18 @@ fn receive_lines(layout: Layout) {
     let (site, socket) = Site::start(layout, |_| UnixDatagram::bind(SYSLOG_SOCKET).unwrap());
     let attacker = site.client("attacker", 66);
     misbehave_in_every_way(&attacker);
-    site::send_as_nobody("/dev/log", &["<22>Nov 24 02:31:15 logger: that was all".into()]);
-    let lines = receive_until(&socket, "that was all");
-    for address in [attacker.v4, attacker.v6] {
-        for trace in [
+    let traces = [attacker.v4, attacker.v6].map(|address| {
+        [
             format!("warning: unknown[{address}]: SASL PLAIN authentication failed: "),
             format!("RCPT from unknown[{address}]: 554 5.7.1 <victim@example.org>: Relay access denied; "),
             format!("RCPT from unknown[{address}]: 550 5.1.1 <nobody@example.test>: Recipient address rejected: "),
-            format!("(auth failed, 1 attempts in 0 secs): user=<anna@example.test>, method=PLAIN, rip={address}, "),
+            format!("user=<anna@example.test>, method=PLAIN, rip={address}, "),
             format!("client=unknown[{address}], sasl_method=PLAIN, sasl_username=anna@example.test"),
-        ] {
-            assert!(lines.iter().any(|line| line.contains(&trace)), "no line has {trace:?}");
-        }
-    }
+        ]
+    });
     let postfix = nix::unistd::User::from_name("postfix").unwrap().unwrap().uid.as_raw();
-    for line in &lines[..lines.len() - 1] {
-        assert!(matches!(vouched_uid(line), Some(uid) if uid == 0 || uid == postfix), "{line}");
+    for line in receive_until_seen(&socket, traces.as_flattened()) {
+        assert!(matches!(vouched_uid(&line), Some(uid) if uid == 0 || uid == postfix), "{line}");
     }
 }
 
@@ -65,25 +64,23 @@ fn receive_lines(layout: Layout) {
 fn no_forged_line_gets_a_better_uid_than_its_forger() {
     isolated("no_forged_line_gets_a_better_uid_than_its_forger", || {
         let (_site, socket) = Site::start(Layout::Host, |_| UnixDatagram::bind(SYSLOG_SOCKET).unwrap());
-        site::send_as_nobody("/dev/log", &forgery::datagrams("198.51.100.20"));
-        site::send_as_nobody("/dev/log", &["<22>Nov 24 02:31:15 logger: that was all".into()]);
-        let lines = receive_until(&socket, "that was all");
+        site::send_as(NOBODY, "/dev/log", &forgery::datagrams("198.51.100.20"));
+        site::send_as(NOBODY, "/dev/log", &["<22>Nov 24 02:31:15 logger: that was all".into()]);
+        let lines = receive_until_seen(&socket, &["that was all".into()]);
         let forged: Vec<&String> = lines.iter().filter(|line| line.contains("198.51.100.20")).collect();
         assert!(forged.len() >= 30, "only {} forged lines arrived", forged.len());
         for line in forged {
-            assert_eq!(vouched_uid(line), Some(NOBODY), "{line:?}");
+            assert!(matches!(vouched_uid(line), None | Some(NOBODY)), "{line:?}");
         }
     });
 }
 
 #[test]
-#[ignore = "the daemon is being built"]
 fn guessers_are_banned_and_customers_are_not() {
     isolated("guessers_are_banned_and_customers_are_not", || ban_guessers(Layout::Host));
 }
 
 #[test]
-#[ignore = "the daemon is being built"]
 fn guessers_are_banned_before_a_container() {
     isolated("guessers_are_banned_before_a_container", || ban_guessers(Layout::Container));
 }
@@ -93,18 +90,26 @@ fn ban_guessers(layout: Layout) {
     let (site, warden) = Site::start(layout, Warden::start);
     let attacker = site.client("attacker", 66);
     let customer = site.client("customer", 20);
-    let mut at_work: Vec<Dialog> = MAIL_HOST.map(|server| log_in(&customer, server)).into();
+    let at_work = MAIL_HOST.map(|server| log_in(&customer, server));
     for (server, address, way) in [(MAIL_HOST[0], attacker.v4, Way::Smtp), (MAIL_HOST[1], attacker.v6, Way::Imap)] {
         let mut held = Dialog::smtp(&attacker, server, 587).unwrap();
         guess(&attacker, server, way, 8);
         assert_eq!(warden.scope_of_ban(address), "auth");
-        assert!(held.is_dead(), "{address} is banned and its open connection lives");
-        for port in [587, 143, 110] {
-            assert!(Dialog::open(&attacker, server, port).is_err(), "{address} is banned and reaches port {port}");
-        }
+        let attacker = &attacker;
+        thread::scope(|scope| {
+            scope.spawn(|| assert!(held.is_dead(), "{address} is banned and its open connection lives"));
+            for port in [587, 143, 110] {
+                scope.spawn(move || {
+                    assert!(Dialog::open(attacker, server, port).is_err(), "{address} is banned and reaches port {port}");
+                });
+            }
+        });
     }
-    assert_eq!(warden.banned().len(), 2, "{:?}", warden.banned());
-    for mut dialog in at_work.drain(..) {
+    let third = site.client("third", 69);
+    guess(&third, MAIL_HOST[0], Way::Pop, 8);
+    assert_eq!(warden.scope_of_ban(third.v4), "auth");
+    assert_eq!(warden.banned().len(), 3, "{:?}", warden.banned());
+    for mut dialog in at_work {
         dialog.mail(ANNA.0, "boss@example.test").unwrap();
     }
     for server in MAIL_HOST {
@@ -116,11 +121,10 @@ fn ban_guessers(layout: Layout) {
         warden.ask(&["unban", &banned.to_string()]);
         assert!(Dialog::smtp(&attacker, server, 587).is_ok(), "{address} is unbanned and does not get in");
     }
-    assert!(warden.banned().is_empty());
+    assert_eq!(warden.banned().len(), 1, "{:?}", warden.banned());
 }
 
 #[test]
-#[ignore = "the daemon is being built"]
 fn relay_attempts_and_harvesting_close_port_25_only() {
     isolated("relay_attempts_and_harvesting_close_port_25_only", || {
         let (site, warden) = Site::start(Layout::Host, Warden::start);
@@ -140,7 +144,6 @@ fn relay_attempts_and_harvesting_close_port_25_only() {
 }
 
 #[test]
-#[ignore = "the daemon is being built"]
 fn mail_goes_on_while_the_daemon_hangs() {
     isolated("mail_goes_on_while_the_daemon_hangs", || {
         const MAILS: usize = 1000;
@@ -165,33 +168,44 @@ fn mail_goes_on_while_the_daemon_hangs() {
 }
 
 #[test]
-#[ignore = "the daemon is being built"]
 fn forged_lines_ban_nobody_and_are_counted() {
-    isolated("forged_lines_ban_nobody_and_are_counted", || {
-        let (site, warden) = Site::start(Layout::Host, Warden::start);
-        let (customer, attacker) = (site.client("customer", 20), site.client("attacker", 66));
-        let forged = forgery::datagrams(&customer.v4.to_string());
-        let plain = vec![forged[0].clone(); 20];
-        // The socket's own mode would keep them out; the second line of defence is asked here.
-        fs::set_permissions(SYSLOG_SOCKET, fs::Permissions::from_mode(0o666)).unwrap();
-        for socket in ["/dev/log", SYSLOG_SOCKET] {
-            site::send_as_nobody(socket, &forged);
-            site::send_as_nobody(socket, &plain);
-        }
-        // They have all been looked at when those of a real attacker behind them have had their effect.
-        guess(&attacker, MAIL_HOST[0], Way::Smtp, 8);
-        warden.scope_of_ban(attacker.v4);
-        assert!(warden.banned().iter().all(|net| !net.contains(customer.v4)), "{:?}", warden.banned());
-        log_in(&customer, MAIL_HOST[0]);
-        let status = warden.ask(&["status"]);
-        assert!(status[0]["forged"].as_u64().unwrap() >= 40, "{status:#?}");
-    });
+    isolated("forged_lines_ban_nobody_and_are_counted", || believe_no_forgery(Warden::start));
+}
+
+#[test]
+fn forged_lines_ban_nobody_where_all_must_be_annotated() {
+    isolated("forged_lines_ban_nobody_where_all_must_be_annotated", || believe_no_forgery(Warden::start_annotated));
+}
+
+fn believe_no_forgery(start: impl FnOnce(&Namespace) -> Warden) {
+    let (site, warden) = Site::start(Layout::Host, start);
+    let (customer, attacker) = (site.client("customer", 20), site.client("attacker", 66));
+    // Each of them often enough for a ban, if it alone were believed.
+    let forged = vec![forgery::datagrams(&customer.v4.to_string()); 8].concat();
+    // The socket's own mode would keep them out; the second line of defence is asked here.
+    fs::set_permissions(SYSLOG_SOCKET, fs::Permissions::from_mode(0o666)).unwrap();
+    for socket in ["/dev/log", SYSLOG_SOCKET] {
+        site::send_as(NOBODY, socket, &forged);
+    }
+    // The same from root is believed, or this test would prove nothing.
+    site::send_as(0, "/dev/log", &vec![forgery::datagrams("198.51.100.70").swap_remove(0); 8]);
+    warden.scope_of_ban([198, 51, 100, 70].into());
+    // They have all been looked at when those of a real attacker behind them have had their effect.
+    guess(&attacker, MAIL_HOST[0], Way::Smtp, 8);
+    warden.scope_of_ban(attacker.v4);
+    assert!(warden.banned().iter().all(|net| !net.contains(customer.v4)), "{:?}", warden.banned());
+    log_in(&customer, MAIL_HOST[0]);
+    let status = warden.ask(&["status"]);
+    let counted = status[0]["engine"]["forged"].as_array().into_iter().flatten();
+    let lines: u64 = counted.map(|filter| filter["lines"].as_u64().unwrap()).sum();
+    assert!(lines >= 40, "{status:#?}");
 }
 
 #[derive(Clone, Copy)]
 enum Way {
     Smtp,
     Imap,
+    Pop,
 }
 
 /// Tries `count` passwords at once, each on a connection of its own. A ban may cut some of them off.
@@ -203,6 +217,7 @@ fn guess(client: &Client, server: IpAddr, way: Way, count: usize) {
                 match way {
                     Way::Smtp => Dialog::smtp(client, server, 587)?.smtp_login(ANNA.0, &password),
                     Way::Imap => Dialog::imap(client, server)?.imap_login(ANNA.0, &password),
+                    Way::Pop => Dialog::pop_login(client, server, ANNA.0, &password),
                 }
             });
         }
@@ -262,20 +277,23 @@ fn misbehave_in_every_way(client: &Client) {
     }
 }
 
-/// The lines up to one with `last` in it.
-fn receive_until(socket: &UnixDatagram, last: &str) -> Vec<String> {
+/// The lines up to the one by which each of `traces` has been seen.
+fn receive_until_seen(socket: &UnixDatagram, traces: &[String]) -> Vec<String> {
     socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut missing: Vec<&String> = traces.iter().collect();
     let mut lines = Vec::new();
     let mut buffer = vec![0; 1 << 16];
-    while !lines.last().is_some_and(|line: &String| line.contains(last)) {
-        let length = socket.recv(&mut buffer).unwrap();
-        lines.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+    while !missing.is_empty() {
+        let length = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("{error}; no line has {missing:?}"));
+        let line = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        missing.retain(|trace| !line.contains(*trace));
+        lines.push(line);
     }
     lines
 }
 
-/// The uid that rsyslog put behind the tag, which is the third field and ends at a space.
+/// The uid that mailwarden reads from a line of rsyslog's.
 fn vouched_uid(line: &str) -> Option<u32> {
-    let field = line.split(' ').nth(3)?;
-    field.strip_prefix("[uid=")?.strip_suffix(']')?.parse().ok()
+    let now = Timestamp::ZERO;
+    EnvelopeReader::new(TimeZone::UTC, now, true).read(line.as_bytes(), Some(now))?.sender_uid
 }

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use mailwarden::engine::decision::{Ban, Cause, Decision, Subject, Verb};
 use mailwarden::engine::jail::Scope;
-use mailwarden::store::{DecisionQuery, Loaded, Store, StoreError, WindowRow};
+use mailwarden::engine::snapshot::SnapshotRow;
+use mailwarden::store::{DecisionQuery, Loaded, Store, StoreError};
 use mailwarden::time::Timestamp;
 
 const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
@@ -57,8 +58,8 @@ fn nets(loaded: &Loaded) -> Vec<String> {
     nets
 }
 
-fn row(table: u64, key: u128, value: &[u8]) -> WindowRow {
-    WindowRow { table, key, value: value.to_vec() }
+fn row(table: u64, key: u128, value: &[u8]) -> SnapshotRow {
+    SnapshotRow { table, key, value: value.to_vec() }
 }
 
 fn windows(loaded: Loaded) -> Vec<(u64, u128, Vec<u8>)> {

@@ -7,15 +7,17 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use crate::config::allow::{self, Mynetworks, Trusted};
+use crate::config::allow::{self, Mynetworks};
 use crate::config::report::{Located, Problem, Severity, colours_wanted};
-use crate::config::sources::{Host, Input};
+use crate::config::sources::{self, Host};
 use crate::config::{self, Config, Paths, Report};
+use crate::source::Input;
 
 /// Prints what is wrong, or `ok: …`. Mistakes give 1, warnings alone 0.
 pub fn run(config_dir: Option<&Path>, json: bool) -> ExitCode {
     let checked = config::load(&Paths::choose(config_dir)).map(|config| {
         let mut warnings = config.warnings.clone();
+        config.filters.check_samples(&mut warnings);
         look_at_host(&config, &mut warnings);
         (Summary::of(&config), warnings)
     });
@@ -46,8 +48,8 @@ impl Summary {
     fn of(config: &Config) -> Summary {
         Summary {
             jails: config.jails.len(),
-            filters: config.filters.names.len(),
-            patterns: config.filters.patterns,
+            filters: config.filters.names().len(),
+            patterns: config.filters.pattern_count(),
             sources: config.sources.on(Host::look(false)).len(),
         }
     }
@@ -81,7 +83,7 @@ fn print_text(checked: &Checked) -> io::Result<()> {
             let (jails, filters, patterns) = (counted(*jails, "jail"), counted(*filters, "filter"), counted(*patterns, "pattern"));
             writeln!(io::stdout(), "ok: {jails}, {filters} ({patterns}), {}{warnings}", counted(*sources, "source"))
         }
-        Err(report) => writeln!(io::stderr(), "{}; nothing was changed", counted(report.count(Severity::Error), "error")),
+        Err(report) => writeln!(io::stderr(), "{}", counted(report.count(Severity::Error), "error")),
     }
 }
 
@@ -91,7 +93,11 @@ fn counted(count: usize, what: &str) -> String {
 
 /// What only the host can tell.
 fn look_at_host(config: &Config, report: &mut Report) {
-    for source in config.sources.on(Host::look(false)) {
+    let specs = config.sources.on(Host::look(false));
+    for user in sources::trust(&config.trust, &specs).1 {
+        report.push(Problem::notice(format!("[trust] names {user:?}, and there is no such user")));
+    }
+    for source in &specs {
         if let Input::File { path, .. } = &source.input
             && let Err(error) = File::open(path)
         {
@@ -100,7 +106,7 @@ fn look_at_host(config: &Config, report: &mut Report) {
         }
     }
     if config.allow.mynetworks == Mynetworks::Auto {
-        for network in Trusted::of(&allow::ask_postfix().unwrap_or_default()).wide {
+        for network in allow::too_wide(&allow::ask_postfix().unwrap_or_default()) {
             let problem = Problem::notice(format!("mynetworks of Postfix holds {network}, which is wide and public"));
             report.push(problem.help("everybody in it may send through this host; mailwarden exempts it from nothing"));
         }

@@ -1,6 +1,5 @@
 //! Who is never banned.
 
-use std::net::IpAddr;
 use std::path::Path;
 
 use ipnetwork::IpNetwork;
@@ -10,9 +9,8 @@ use super::raw::{AutoOr, Listed, RawAllow};
 use super::read::{At, FromText, Many};
 use super::report::{Place, Problem, Report};
 use super::settings::unplaced;
+use crate::engine::allow as engine;
 
-/// A network of public addresses that is wider is somebody else's too.
-const PUBLIC_PREFIX_MIN: (u8, u8) = (29, 64);
 /// An entry of `ignoreip` that is wider is more likely a mistake.
 const IGNORED_PREFIX_MIN: (u8, u8) = (8, 16);
 
@@ -34,16 +32,6 @@ pub enum Mynetworks {
     These(Vec<IpNetwork>),
 }
 
-/// [`Mynetworks`] told apart: Postfix's default on old hosts is the provider's whole network, whose other customers
-/// must not go free.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Trusted {
-    /// Private, or narrow enough to be one's own: never banned.
-    pub exempt: Vec<IpNetwork>,
-    /// Too wide: exempt from nothing.
-    pub wide: Vec<IpNetwork>,
-}
-
 impl Allow {
     pub(super) fn resolve(raw: RawAllow, report: &mut Report) -> Allow {
         let ignoreip = networks(raw.ignoreip, report);
@@ -52,11 +40,10 @@ impl Allow {
     }
 }
 
-impl Trusted {
-    pub fn of(networks: &[IpNetwork]) -> Trusted {
-        let (wide, exempt) = networks.iter().partition(|network| is_too_wide(**network));
-        Trusted { exempt, wide }
-    }
+/// Networks of `mynetworks` that exempt nobody: Postfix's default on old hosts is the provider's whole network, whose other
+/// customers must not go free.
+pub fn too_wide(mynetworks: &[IpNetwork]) -> Vec<IpNetwork> {
+    engine::Allow::new(&engine::AllowConfig { mynetworks: mynetworks.to_vec(), ..Default::default() }).too_wide
 }
 
 /// Reads Postfix's form of `mynetworks`: `127.0.0.0/8 [::1]/128, …`. Tables, files and exclusions (`!`) are left out: what is
@@ -81,7 +68,7 @@ fn mynetworks(list: At<Many<AutoOr<IpNetwork>>>, report: &mut Report) -> Mynetwo
             AutoOr::Auto if is_single => return Mynetworks::Auto,
             AutoOr::Auto => report.push(Problem::error(place, "\"auto\" cannot stand beside networks").help("write one or the other")),
             AutoOr::This(network) => {
-                if is_too_wide(network) {
+                if !too_wide(&[network]).is_empty() {
                     let problem = Problem::warning(place, format!("{network} is wide and public: it is exempt from nothing"));
                     report.push(problem.help("hosts that you trust in there belong into `relays`, one by one"));
                 }
@@ -121,24 +108,6 @@ fn networks_of_file(path: &Path, place: Place, report: &mut Report) -> Vec<At<Ip
     networks
 }
 
-fn is_too_wide(network: IpNetwork) -> bool {
-    !is_private(network) && network.prefix() < by_family(network, PUBLIC_PREFIX_MIN)
-}
-
-/// The whole network lies in private, loopback or link-local space.
-fn is_private(network: IpNetwork) -> bool {
-    let prefix = network.prefix();
-    match network.network() {
-        IpAddr::V4(ip) => {
-            (ip.is_private() && prefix >= if ip.octets()[0] == 10 { 8 } else { 16 })
-                || (ip.is_private() && ip.octets()[0] == 172 && prefix >= 12)
-                || (ip.is_loopback() && prefix >= 8)
-                || (ip.is_link_local() && prefix >= 16)
-        }
-        IpAddr::V6(ip) => ip.is_loopback() || (ip.is_unique_local() && prefix >= 7) || (ip.is_unicast_link_local() && prefix >= 10),
-    }
-}
-
 fn by_family(network: IpNetwork, (ipv4, ipv6): (u8, u8)) -> u8 {
     if network.is_ipv4() { ipv4 } else { ipv6 }
 }
@@ -149,29 +118,10 @@ mod tests {
 
     #[test]
     fn only_private_or_narrow_networks_are_exempt() {
-        let cases = [
-            ("10.0.0.0/8", true),
-            ("10.0.0.0/7", false),
-            ("172.16.0.0/12", true),
-            ("172.16.0.0/11", false),
-            ("192.168.1.0/24", true),
-            ("192.168.0.0/15", false),
-            ("127.0.0.0/8", true),
-            ("203.0.113.0/24", false),
-            ("203.0.113.8/29", true),
-            ("203.0.113.8/28", false),
-            ("203.0.113.8/32", true),
-            ("0.0.0.0/0", false),
-            ("::1/128", true),
-            ("fd00::/8", true),
-            ("fe80::/10", true),
-            ("2001:db8::/32", false),
-            ("2001:db8::/64", true),
-            ("::/0", false),
-        ];
+        let cases =
+            [("10.0.0.0/8", true), ("203.0.113.0/24", false), ("203.0.113.8/29", true), ("fd00::/8", true), ("2001:db8::/32", false)];
         for (network, expected) in cases {
-            let trusted = Trusted::of(&[network.parse().unwrap()]);
-            assert_eq!(trusted.exempt.len() == 1, expected, "{network}");
+            assert_eq!(too_wide(&[network.parse().unwrap()]).is_empty(), expected, "{network}");
         }
     }
 

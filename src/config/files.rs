@@ -21,6 +21,9 @@ pub struct Paths {
     /// The distribution's first, then the administrator's: of two files with one name the later counts.
     pub jail_dirs: Vec<PathBuf>,
     pub filter_dirs: Vec<PathBuf>,
+    /// Where state lies and sockets are, unless the configuration says otherwise.
+    pub state_dir: PathBuf,
+    pub runtime_dir: PathBuf,
     /// Somebody named this directory, so it has to exist.
     required: Option<PathBuf>,
 }
@@ -35,6 +38,7 @@ impl Paths {
             jail_dirs: vec![shown.join("jail.d")],
             filter_dirs: vec![shown.join("filters")],
             required: Some(dir.to_owned()),
+            ..Paths::installed()
         }
     }
 
@@ -45,6 +49,8 @@ impl Paths {
             main: own.join("mailwarden.toml"),
             jail_dirs: vec![shipped.join("jail.d"), own.join("jail.d")],
             filter_dirs: vec![shipped.join("filters"), own.join("filters")],
+            state_dir: PathBuf::from("/var/lib/mailwarden"),
+            runtime_dir: PathBuf::from("/run/mailwarden"),
             required: None,
         }
     }

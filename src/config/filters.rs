@@ -1,19 +1,62 @@
 //! The filters that the configuration brings.
 
-use super::files::Texts;
-use super::report::Report;
+use std::sync::Arc;
 
-/// Names of the filters, by file name.
-#[derive(Clone, Debug, Default)]
+use super::files::{Text, Texts};
+use super::report::{FileId, Place, Problem, Report, Severity};
+use crate::parse::{FilterError, FilterSet, FilterSource};
+
+/// The filters, compiled.
+#[derive(Clone, Debug)]
 pub struct Filters {
-    pub names: Vec<String>,
-    pub patterns: usize,
+    pub set: Arc<FilterSet>,
 }
 
-pub fn load(texts: &Texts, report: &mut Report) -> Filters {
-    let stem = |name: &str| {
-        let file = name.rsplit('/').next().unwrap_or_default();
-        file.strip_suffix(".toml").unwrap_or(file).to_owned()
+/// No filter.
+impl Default for Filters {
+    fn default() -> Self {
+        Filters { set: FilterSet::empty() }
+    }
+}
+
+impl Filters {
+    pub fn names(&self) -> Vec<&str> {
+        self.set.filter_names().collect()
+    }
+
+    pub fn pattern_count(&self) -> usize {
+        self.set.pattern_count()
+    }
+
+    /// Runs the samples of the filters; what is wrong with them becomes a warning. `report` is that of the configuration.
+    pub fn check_samples(&self, report: &mut Report) {
+        for error in self.set.check_samples() {
+            let file = report.file_of_name(&error.file);
+            tell(error, file, Severity::Warning, report);
+        }
+    }
+}
+
+/// The filters; none, with the reasons in `report`, when one of them has a mistake.
+pub(super) fn load(texts: &Texts, report: &mut Report) -> Option<Filters> {
+    let source = |text: &Text| FilterSource { file: report.file_name(text.file).to_owned(), text: text.text.to_string() };
+    let sources: Vec<FilterSource> = texts.filters.iter().map(source).collect();
+    let errors = match FilterSet::compile(&sources) {
+        Ok(set) => return Some(Filters { set: Arc::new(set) }),
+        Err(errors) => errors,
     };
-    Filters { names: texts.filters.iter().map(|text| stem(report.file_name(text.file))).collect(), patterns: 0 }
+    for error in errors {
+        let file = report.file_of_name(&error.file);
+        tell(error, file, Severity::Error, report);
+    }
+    None
+}
+
+fn tell(error: FilterError, file: Option<FileId>, severity: Severity, report: &mut Report) {
+    let place = file.map(|file| Place::new(file, error.span));
+    let (label, help) = match error.help {
+        Some(help) if help.starts_with("did you mean") => (help, None),
+        help => (String::new(), help),
+    };
+    report.push(Problem { severity, place, message: error.message, label, help });
 }

@@ -14,17 +14,26 @@ use crate::engine::jail::{
     Action, BanSpec, Condition, Distinct, Jail, KeyPart, Measure, Mode, Override, Scope, Step, Test, Unless, Window,
 };
 use crate::event::{EventKind, Reason, Service};
-use crate::limits::{DISTINCT_PER_KEY_MAX, JAILS_MAX};
+use crate::limits::{DISTINCT_PER_KEY_MAX, JAILS_MAX, WINDOW_UNITS_PER_KEY_MAX};
 
 const DEFAULT_FINDTIME: Duration = Duration::from_secs(600);
 const DEFAULT_BANTIME: Duration = Duration::from_secs(3_600);
 /// A count needs a time for each event of the window.
-const COUNT_LIMIT_MAX: u64 = 1_000_000;
+const COUNT_LIMIT_MAX: u64 = WINDOW_UNITS_PER_KEY_MAX as u64;
+/// Sums share a word with a stamp's parts.
+const SUM_LIMIT_MAX: u64 = (1 << 47) - 1;
+const FINDTIME_MAX: Duration = Duration::from_secs(400 * 86_400);
 const NAME_BYTES_MAX: usize = 64;
+/// The engine keeps a bit for each.
+const STEPS_MAX: usize = 16;
+/// Known words that nothing does yet: taking them in silence would promise what does not happen.
+const ACTIONS_TO_COME: [Action; 3] = [Action::Slow, Action::Hold, Action::Lock];
+const DISTINCT_TO_COME: [Distinct; 3] = [Distinct::Country, Distinct::Asn, Distinct::Operator];
 
 /// What the jails are checked against.
 pub struct Known<'a> {
-    pub filters: &'a [&'a str],
+    /// `None`: they could not be read.
+    pub filters: Option<Vec<&'a str>>,
     /// Some file could not be read: what is missing may stand there.
     pub is_partial: bool,
     pub lowercase: bool,
@@ -50,7 +59,7 @@ impl FromToml for Draft {
 /// All jails that are enabled, in the order in which the files name them first.
 pub fn resolve(texts: &Texts, known: &Known<'_>, report: &mut Report) -> Vec<Jail> {
     let (drafts, is_whole) = collect(texts, report);
-    let known = &Known { is_partial: known.is_partial || !is_whole, ..*known };
+    let known = &Known { is_partial: known.is_partial || !is_whole, filters: known.filters.clone(), ..*known };
     if let Some((name, ..)) = drafts.get(JAILS_MAX) {
         report.push(Problem::error(name.place, format!("more than {JAILS_MAX} jails")));
     }
@@ -119,9 +128,13 @@ impl Resolver<'_> {
         let steps = self.steps(&raw, measure);
         self.check_actions(&raw, &on, &key, &steps);
         self.check_measure(&raw, &key, measure);
+        if let Some(findtime) = raw.findtime.as_ref().filter(|findtime| findtime.value > FINDTIME_MAX) {
+            self.error(findtime.place, Wrong::new("a findtime above 400 days"));
+        }
         let conditions = conditions::resolve(raw.conditions, self.known.lowercase, self.report);
         let scope = raw.scope.as_ref().map_or_else(|| default_scope(&on, &conditions), |scope| scope.value);
         self.check_scope(raw.scope.as_ref().map_or(self.name.place, |scope| scope.place), scope, &conditions, &steps);
+        let has_name = key.iter().any(|part| matches!(part, KeyPart::Account | KeyPart::Submitter | KeyPart::Domain));
         Jail {
             name: self.name.value.clone(),
             mode: value_or(raw.mode, Mode::Enforce),
@@ -138,7 +151,7 @@ impl Resolver<'_> {
             steps,
             ban: BanSpec { bantime: raw.bantime.map_or(Some(DEFAULT_BANTIME), |At { value: Bantime(span), .. }| span), scope },
             forgive: raw.forgive.is_some_and(|forgive| forgive.value == Forgive::AuthSuccess),
-            overrides: self.overrides(raw.overrides),
+            overrides: self.overrides(raw.overrides, has_name),
         }
     }
 
@@ -172,9 +185,10 @@ impl Resolver<'_> {
     }
 
     fn check_filters(&mut self, filters: Option<&At<Many<String>>>) {
+        let Some(known) = &self.known.filters else { return };
         for At { value, place } in filters.map_or(&[][..], |list| &list.value.0) {
-            if !self.known.filters.contains(&value.as_str()) {
-                self.error(*place, Wrong::unknown("filter", value, self.known.filters));
+            if !known.contains(&value.as_str()) {
+                self.report.push(Wrong::unknown("filter", value, known).at(*place));
             }
         }
     }
@@ -199,6 +213,8 @@ impl Resolver<'_> {
         }
         if ladder.value.0.is_empty() {
             self.error(ladder.place, Wrong::new("`steps` without a step"));
+        } else if ladder.value.0.len() > STEPS_MAX {
+            self.error(ladder.place, Wrong::new(format!("more than {STEPS_MAX} steps")));
         }
         let mut steps: Vec<Step> = Vec::new();
         for At { value, place } in &ladder.value.0 {
@@ -234,7 +250,7 @@ impl Resolver<'_> {
         let (most, why) = match measure {
             Measure::Count => (COUNT_LIMIT_MAX, "events are remembered one by one"),
             Measure::Distinct(_) => (DISTINCT_PER_KEY_MAX as u64, "that many different values are remembered"),
-            Measure::SumRecipients | Measure::SumBytes => (i64::MAX as u64, ""),
+            Measure::SumRecipients | Measure::SumBytes => (SUM_LIMIT_MAX, "no sum grows larger"),
         };
         if limit.value == 0 {
             self.error(limit.place, Wrong::new("a limit of 0 is reached before anything happens").help("1 trips at the first event"));
@@ -244,8 +260,8 @@ impl Resolver<'_> {
     }
 
     fn check_score(&mut self, score: Option<&At<u32>>) {
-        if let Some(At { place, .. }) = score.filter(|score| !(1..=1_000).contains(&score.value)) {
-            self.error(*place, Wrong::new("a score is between 1 and 1000").help("an account is alerted at 40, held at 70, locked at 100"));
+        if let Some(At { place, .. }) = score {
+            self.error(*place, Wrong::new("`score` is not available yet").help("then = [\"alert\"] tells of it"));
         }
     }
 
@@ -265,6 +281,9 @@ impl Resolver<'_> {
                 let wrong = Wrong::new(format!("\"{action}\" needs {needed}, and the key {joined:?} has none"));
                 self.error(place, wrong.help(help));
             }
+            if ACTIONS_TO_COME.contains(action) {
+                self.error(place, Wrong::new(format!("\"{action}\" is not available yet")).help("there are: ban, ban-contributors, alert"));
+            }
             if *action == Action::Lock && on.iter().any(|kind| matches!(kind, EventKind::AuthFailure | EventKind::Reject)) {
                 let wrong = Wrong::new("failures never lock an account: an attacker could lock anybody out");
                 self.error(place, wrong.help("then = [\"ban-contributors\"], or [\"alert\"]"));
@@ -280,6 +299,11 @@ impl Resolver<'_> {
             Measure::Distinct(Distinct::Account) => Some(KeyPart::Account),
             _ => None,
         };
+        if let Measure::Distinct(what) = measure
+            && DISTINCT_TO_COME.contains(&what)
+        {
+            self.error(place, Wrong::new(format!("measure \"distinct {what}\" is not available yet")));
+        }
         if let Some(part) = same.filter(|part| key.contains(part)) {
             self.error(place, Wrong::new(format!("there is one {part} for each key, so the measure is never above 1")));
         }
@@ -314,8 +338,13 @@ impl Resolver<'_> {
         weights
     }
 
-    fn overrides(&mut self, raw: Option<At<Named<RawOverride>>>) -> HashMap<String, Override> {
+    fn overrides(&mut self, raw: Option<At<Named<RawOverride>>>, has_name: bool) -> HashMap<String, Override> {
         let mut overrides = HashMap::new();
+        if let Some(At { place, .. }) = raw.as_ref().filter(|raw| !has_name && !raw.value.0.is_empty()) {
+            let wrong =
+                Wrong::new("`override` needs an account, and the key has none").help("`ignoreip` in mailwarden.toml spares addresses");
+            self.error(*place, wrong);
+        }
         let entries = raw.map_or_else(Vec::new, |at| at.value.0);
         let classes: Vec<String> = entries.iter().map(|(who, _)| who.value.clone()).filter(|who| !who.contains('@')).collect();
         for (who, entry) in entries {

@@ -7,11 +7,13 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 
 use super::jails::Draft;
-use super::read::{At, Bantime, FromText, FromToml, Many, Named, Negatable, Node, Reader, Wrong, raw, word};
-use super::settings::{Feature, LogLevel, LogTarget};
+use super::read::{Bantime, FromText, FromToml, Many, Named, Negatable, Node, Reader, Wrong, raw, word};
+use super::settings::{LogLevel, LogTarget};
 use super::sources::{Begin, Kind};
+use crate::enforce::nft::Feature;
 use crate::engine::jail::{Action, Distinct, KeyPart, Measure, Mode, Scope, Window};
 use crate::event::{EventKind, Reason, Service, words};
+use crate::source::spec::Facilities;
 
 /// All tables and their keys, for the test of the documentation.
 pub const TABLES: &[(&str, &[&str])] = &[
@@ -91,10 +93,13 @@ raw! {
         kind: Kind = "kind",
         name: String = "name",
         path: PathBuf = "path",
+        group: String = "group",
         annotated: bool = "annotated",
         trusted: bool = "trusted",
         from: Begin = "from",
         matches: Many<String> = "match",
+        command: PathBuf = "command",
+        facilities: Many<FacilityName> = "facilities",
         force: bool = "force",
     }
 }
@@ -236,7 +241,7 @@ impl FromText for Key {
         let known: Vec<&str> = KeyPart::ALL.iter().map(|part| part.as_str()).collect();
         let mut parts = Vec::new();
         for word in text.split('+').map(str::trim) {
-            let part: KeyPart = word.parse().map_err(|()| Wrong::unknown("key", word, &known))?;
+            let part: KeyPart = word.parse().map_err(|()| Wrong::unknown("key to count by", word, &known))?;
             if parts.contains(&part) {
                 return Err(Wrong::new(format!("{word:?} stands twice in the key")));
             }
@@ -371,7 +376,15 @@ impl FromToml for User {
     }
 }
 
-/// The place of `field`, or of the whole where it is not written.
-pub fn place_of<T>(field: &Option<At<T>>, whole: super::report::Place) -> super::report::Place {
-    field.as_ref().map_or(whole, |at| at.place)
+/// A syslog facility.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FacilityName(pub Facilities);
+
+impl FromText for FacilityName {
+    const EXPECTED: &'static str = "a string: a syslog facility such as \"mail\"";
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        Facilities::named(text)
+            .map(FacilityName)
+            .ok_or_else(|| Wrong::unknown("facility", text, &["mail", "auth", "authpriv", "daemon", "user"]))
+    }
 }

@@ -71,6 +71,7 @@ impl Wrong {
         let wrong = Wrong::new(format!("unknown {what} {word:?}"));
         match nearest(word, known) {
             Some(near) => Wrong { label: format!("did you mean {near:?}?"), ..wrong },
+            None if known.is_empty() => wrong.help("there are none"),
             None => wrong.help(format!("there are: {}", known.join(", "))),
         }
     }

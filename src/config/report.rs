@@ -116,6 +116,11 @@ impl Report {
         self.files.get(usize::from(file.0)).map_or("", |quoted| quoted.name.as_str())
     }
 
+    pub fn file_of_name(&self, name: &str) -> Option<FileId> {
+        let index = self.files.iter().position(|quoted| quoted.name == name)?;
+        u16::try_from(index).ok().map(FileId)
+    }
+
     pub fn has_errors(&self) -> bool {
         self.count(Severity::Error) > 0
     }

@@ -3,14 +3,18 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::files::Paths;
 use super::raw::{RawBans, RawControl, RawEnforcement, RawLog, RawState, RawWiden};
 use super::read::{At, Bantime, word};
 use super::report::{Problem, Report};
+use crate::enforce::nft::{Feature, NftOptions};
 use crate::engine::jail::Scope;
+use crate::engine::sanction::{SanctionConfig, WideningConfig};
 use crate::event::words;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
+const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest name of an nftables table that the kernel takes is 255; nobody needs it.
 const TABLE_NAME_BYTES_MAX: usize = 64;
 
@@ -53,6 +57,19 @@ impl Default for Widen {
 }
 
 impl BanRules {
+    /// In the engine's words.
+    pub fn sanction(&self) -> SanctionConfig {
+        let widening = self.widen.as_ref().map(|widen| WideningConfig {
+            addresses_of_24: widen.addresses_of_ipv4_24,
+            nets_of_56: widen.nets_of_ipv6_56,
+            nets_of_48: widen.nets_of_ipv6_48,
+            within: widen.findtime,
+            longest: widen.bantime,
+            ..WideningConfig::default()
+        });
+        SanctionConfig { factor: self.factor, longest: self.max.unwrap_or(Duration::MAX), memory: self.memory, widening }
+    }
+
     pub(super) fn resolve(raw: RawBans, report: &mut Report) -> BanRules {
         let default = BanRules::default();
         if let Some(At { value, place }) = raw.factor
@@ -83,17 +100,6 @@ impl Widen {
     }
 }
 
-words! {
-    /// A feature of the kernel's nftables that not every host has, and that can be declared missing.
-    Feature {
-        /// A table that only its owner changes and that outlives it (Linux 6.9).
-        Owner = "owner",
-        /// A new timeout for an element that is there (Linux 6.12).
-        TimeoutUpdate = "timeout-update",
-        /// Removal that does not mind a missing element (Linux 6.3).
-        Destroy = "destroy",
-    }
-}
 word!(Feature, "kernel feature");
 
 #[derive(Clone, Debug, PartialEq)]
@@ -112,7 +118,13 @@ pub struct Enforcement {
 
 impl Default for Enforcement {
     fn default() -> Self {
-        Enforcement { table: "mailwarden".to_owned(), dry_run: false, reject: Vec::new(), destroy_sockets: false, features_off: Vec::new() }
+        Enforcement {
+            table: NftOptions::default().table,
+            dry_run: false,
+            reject: Vec::new(),
+            destroy_sockets: false,
+            features_off: Vec::new(),
+        }
     }
 }
 
@@ -142,16 +154,9 @@ pub struct State {
     pub snapshot_interval: Duration,
 }
 
-impl Default for State {
-    fn default() -> Self {
-        State { dir: PathBuf::from("/var/lib/mailwarden"), snapshot_interval: Duration::from_secs(5) }
-    }
-}
-
 impl State {
-    pub(super) fn resolve(raw: RawState) -> State {
-        let default = State::default();
-        State { dir: value_or(raw.dir, default.dir), snapshot_interval: value_or(raw.snapshot_interval, default.snapshot_interval) }
+    pub(super) fn resolve(raw: RawState, paths: &Paths) -> State {
+        State { dir: value_or(raw.dir, paths.state_dir.clone()), snapshot_interval: value_or(raw.snapshot_interval, SNAPSHOT_INTERVAL) }
     }
 }
 
@@ -162,16 +167,10 @@ pub struct Control {
     pub group: Option<String>,
 }
 
-impl Default for Control {
-    fn default() -> Self {
-        Control { socket: PathBuf::from("/run/mailwarden/control.sock"), group: None }
-    }
-}
-
 impl Control {
-    pub(super) fn resolve(raw: RawControl) -> Control {
+    pub(super) fn resolve(raw: RawControl, paths: &Paths) -> Control {
         let group = raw.group.map(|group| group.value).filter(|group| !group.is_empty());
-        Control { socket: value_or(raw.socket, Control::default().socket), group }
+        Control { socket: value_or(raw.socket, paths.runtime_dir.join("control.sock")), group }
     }
 }
 

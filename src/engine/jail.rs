@@ -205,8 +205,12 @@ pub struct Override {
 }
 
 impl Jail {
-    /// What names the jail's table: limits may change on reload with the history kept, these may not.
+    /// What names the jail's table: everything that decides what is in it. Limits, findtime and actions may change on reload
+    /// with the history kept, these may not. Jails with the same identity share one table.
     pub fn identity(&self) -> String {
-        format!("{:?} {:?} {:?} {:?} {:?} {:?}", self.on, self.filters, self.conditions, self.key, self.measure, self.window)
+        format!(
+            "{:?} {:?} {:?} {:?} {:?} {:?} {} {:?} {:?} {}",
+            self.on, self.filters, self.conditions, self.key, self.measure, self.window, self.weak, self.unless, self.weight, self.forgive
+        )
     }
 }

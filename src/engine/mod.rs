@@ -1,4 +1,258 @@
 //! Stage 4, event → decision. Pure: no I/O, no clock.
+//!
+//! **Invariant:** one owner, no locks, no `Result`. The same events at the same times give the same decisions: nothing
+//! depends on the order of a hash map. `now` never runs backwards; an event later than `now` counts as of now.
+//!
+//! The files: `jail` what an operator wrote, `rule` the same compiled; `key` what is counted; `measure` how; `table` where
+//! the counts live; `known` who behaved; `allow` who is never banned; `counting` an event's way through all that; `verdict`
+//! what follows when a limit is reached; `sanction` for how long; `ledger` what is in force; `command` what an operator
+//! wants; `snapshot` and `saving` what outlives a restart; `report` what is shown.
 
+pub mod allow;
+mod command;
+mod counting;
 pub mod decision;
+mod evidence;
+mod forged;
 pub mod jail;
+mod key;
+mod known;
+mod ledger;
+mod measure;
+mod reason;
+pub mod report;
+mod rule;
+pub mod sanction;
+mod saving;
+pub mod snapshot;
+mod table;
+mod verdict;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use allow::{Allow, AllowConfig};
+use decision::{Ban, Decision};
+use evidence::Evidence;
+use forged::Forgeries;
+use jail::Jail;
+pub use key::Seed;
+use known::Known;
+use ledger::Ledger;
+use measure::Firing;
+use rule::Group;
+use sanction::{History, SanctionConfig, Widening};
+use saving::Saving;
+
+use crate::event::Event;
+use crate::limits;
+use crate::time::Timestamp;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct EngineConfig {
+    pub jails: Vec<Jail>,
+    pub allow: AllowConfig,
+    pub sanction: SanctionConfig,
+    /// The host's secret: names are hashed under it. Must be the same after a restart for saved windows to be found.
+    pub seed: Seed,
+    /// Keep track of changes for snapshots.
+    pub persist: bool,
+    /// Bans are carried out, so lines of a banned address are a sign that its ban does not bite. In a replay they are not.
+    pub enforced: bool,
+    pub keys_per_table_max: usize,
+    pub bans_max: usize,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        EngineConfig {
+            jails: Vec::new(),
+            allow: AllowConfig::default(),
+            sanction: SanctionConfig::default(),
+            seed: Seed::default(),
+            persist: false,
+            enforced: true,
+            keys_per_table_max: limits::KEYS_PER_TABLE_MAX,
+            bans_max: limits::BANS_MAX,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Engine {
+    now: i64,
+    /// When that happened which is being handled: what is decided is decided as of then. A log that is read late gives the
+    /// same decisions as one that is read at once.
+    at: i64,
+    seed: Seed,
+    persist: bool,
+    enforced: bool,
+    keys_per_table_max: usize,
+    groups: Vec<Group>,
+    /// Indices of the groups that count a kind of event.
+    by_kind: Vec<Vec<u16>>,
+    allow: Allow,
+    sanction: SanctionConfig,
+    known: Known,
+    history: History,
+    widening: Widening,
+    ledger: Ledger,
+    evidence: Evidence,
+    forgeries: Forgeries,
+    decisions: VecDeque<Decision>,
+    /// Bans that jails of `on = ["banned"]` have not seen yet.
+    feedback: VecDeque<Feedback>,
+    fired: Vec<Firing>,
+    saving: Option<Saving>,
+    /// Restored bans that were made after the state that was restored, by their beginning.
+    upcoming: VecDeque<Ban>,
+    /// A saved state was restored: lines may come again.
+    is_resumed: bool,
+    /// Bans made at this very moment.
+    made_now: Vec<u64>,
+    next_sweep: i64,
+    totals: Totals,
+}
+
+#[derive(Debug)]
+struct Feedback {
+    host: key::Host,
+    service: crate::event::Service,
+    /// A jail does not count its own bans.
+    jail: Arc<Jail>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Totals {
+    events: u64,
+    /// From subjects whose ban covers the service: noted, not counted.
+    noted: u64,
+    /// From addresses that are never banned: not counted either.
+    allowed: u64,
+    /// Bans that were lifted early because there were too many.
+    bans_evicted: u64,
+    decisions_dropped: u64,
+}
+
+/// A stamp that lies further back counts as of so long ago.
+const LATE_MICROS_MAX: i64 = 86_400_000_000;
+/// Between two sweeps of a quiet engine.
+const SWEEP_EVERY_MICROS: i64 = 10_000_000;
+/// Buckets looked at in each table then.
+const SWEEP_BUCKETS: usize = 4_096;
+/// Bans that end in one call; the next call goes on.
+const ENDED_PER_EVENT: usize = 32;
+const ENDED_PER_TIMEOUT: usize = 4_096;
+
+impl Engine {
+    pub fn new(config: EngineConfig, now: Timestamp) -> Engine {
+        let EngineConfig { jails, allow, sanction, seed, persist, enforced, keys_per_table_max, bans_max } = config;
+        let groups = Group::compile(jails, seed, keys_per_table_max, persist);
+        Engine {
+            now: now.micros().max(0),
+            at: now.micros().max(0),
+            seed,
+            persist,
+            enforced,
+            keys_per_table_max,
+            by_kind: rule::by_kind(&groups),
+            groups,
+            allow: Allow::new(&allow),
+            known: Known::new(seed.0[1], persist),
+            history: History::new(seed.0[1], &sanction, persist),
+            widening: Widening::new(seed, persist),
+            sanction,
+            ledger: Ledger::new(bans_max),
+            evidence: Evidence::new(),
+            forgeries: Forgeries::default(),
+            decisions: VecDeque::new(),
+            feedback: VecDeque::new(),
+            fired: Vec::new(),
+            saving: None,
+            upcoming: VecDeque::new(),
+            is_resumed: false,
+            made_now: Vec::new(),
+            next_sweep: 0,
+            totals: Totals::default(),
+        }
+    }
+
+    /// Takes one event in. Decisions that follow wait for [`Engine::poll_decision`].
+    pub fn handle_event(&mut self, event: &Event<'_>, now: Timestamp) {
+        self.advance(now);
+        self.end_bans(ENDED_PER_EVENT);
+        self.at = event.time.micros().clamp(self.now.saturating_sub(LATE_MICROS_MAX), self.now);
+        self.totals.events += 1;
+        self.count(event);
+    }
+
+    /// Call when [`Engine::poll_timeout`] says so; earlier or later does no harm.
+    pub fn handle_timeout(&mut self, now: Timestamp) {
+        self.advance(now);
+        self.end_bans(ENDED_PER_TIMEOUT);
+        if self.now >= self.next_sweep {
+            self.sweep();
+            self.next_sweep = self.now.saturating_add(SWEEP_EVERY_MICROS);
+        }
+    }
+
+    pub fn poll_decision(&mut self) -> Option<Decision> {
+        self.decisions.pop_front()
+    }
+
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        let has_rows = !self.known.is_empty() || !self.history.is_empty() || self.groups.iter().any(|group| !group.windows.is_empty());
+        let sweep = has_rows.then_some(self.next_sweep);
+        self.ledger.next_end().into_iter().chain(sweep).min().map(Timestamp::from_micros)
+    }
+
+    /// The latest moment that the engine has heard of.
+    pub fn now(&self) -> Timestamp {
+        Timestamp::from_micros(self.now)
+    }
+
+    /// Bans in force, in no particular order. After a restart also those that the state has yet to come to.
+    pub fn bans(&self) -> impl Iterator<Item = Ban> {
+        self.ledger.iter().map(|entry| self.ledger.to_ban(entry)).chain(self.upcoming.iter().cloned())
+    }
+
+    pub fn ban_count(&self) -> usize {
+        self.ledger.len()
+    }
+
+    fn advance(&mut self, now: Timestamp) {
+        // Stamps are kept in 56 bits.
+        let now = now.micros().min(1 << 54);
+        if now > self.now {
+            self.now = now;
+            self.made_now.clear();
+            self.enter_upcoming();
+        }
+        self.at = self.now;
+    }
+
+    fn sweep(&mut self) {
+        let now = self.now;
+        for group in &mut self.groups {
+            let aging = group.terms(now).aging(u64::MAX);
+            group.windows.sweep(SWEEP_BUCKETS, &aging);
+        }
+        self.known.sweep(SWEEP_BUCKETS, now);
+        self.history.sweep(SWEEP_BUCKETS, now);
+        if let Some(config) = &self.sanction.widening {
+            let aging = Widening::terms(config, now).aging(u64::MAX);
+            self.widening.windows_mut().sweep(SWEEP_BUCKETS, &aging);
+        }
+    }
+
+    fn push(&mut self, decision: Decision) {
+        if self.decisions.len() >= limits::DECISIONS_PENDING_MAX {
+            self.totals.decisions_dropped += 1;
+            return;
+        }
+        self.decisions.push_back(decision);
+    }
+}

@@ -104,6 +104,7 @@ impl Trust {
     /// Whether somebody trustworthy says that `program` (the syslog tag without its pid) wrote the line.
     /// `annotated_uid` is what the relay wrote in front of the message.
     pub fn vouches(&self, origin: Origin, program: &[u8], annotated_uid: Option<u32>) -> bool {
+        let source = usize::from(origin.source);
         let passed_on = match origin.sender {
             Sender::Nobody | Sender::File { trusted: false } => return false,
             Sender::Journal(uid) => return self.may_write(uid, program),
@@ -112,7 +113,7 @@ impl Trust {
         };
         match passed_on {
             Some(uid) => self.may_write(uid, program),
-            None => !self.annotated[usize::from(origin.source)],
+            None => !self.annotated[source],
         }
     }
 

@@ -20,10 +20,11 @@ use ipnetwork::IpNetwork;
 
 pub use error::StoreError;
 pub use state::{DecisionQuery, Reader};
-pub use windows::{SavedWindows, WindowRow};
+pub use windows::SavedWindows;
 
 use crate::engine::decision::{Ban, Decision};
 use crate::engine::jail::Scope;
+use crate::engine::snapshot::SnapshotRow;
 use crate::time::Timestamp;
 use state::StateJob;
 use windows::Snapshot;
@@ -131,7 +132,7 @@ impl Store {
 
     /// Saves the rows that changed, and where the sources stand, in one transaction. Hands them back while the snapshot before
     /// is not on disk yet ([`Store::can_save_windows`] tells beforehand).
-    pub fn save_windows(&self, rows: Vec<WindowRow>, cursors: Vec<(String, String)>) -> Result<(), Vec<WindowRow>> {
+    pub fn save_windows(&self, rows: Vec<SnapshotRow>, cursors: Vec<(String, String)>) -> Result<(), Vec<SnapshotRow>> {
         if !self.can_save_windows() {
             return Err(rows);
         }
@@ -155,6 +156,11 @@ impl Store {
     pub fn flush(&self) -> Result<(), StoreError> {
         let (state, windows) = (self.state.flush(), self.windows.flush());
         state.and(windows)
+    }
+
+    /// Calls `done`, on another thread, when the decisions handed over so far are on disk or could not be written.
+    pub fn after_decisions(&self, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
+        self.state.after(Box::new(done));
     }
 
     pub fn health(&self) -> Health {

@@ -6,23 +6,16 @@ use rusqlite::{Connection, params};
 
 use super::error::StoreError;
 use super::file::{self, Condition, Schema};
+use crate::engine::snapshot::SnapshotRow;
 
 pub(super) const SCHEMA: Schema = Schema {
     steps: &["CREATE TABLE windows (tab INTEGER NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (tab, key)) WITHOUT ROWID;
               CREATE TABLE cursors (source TEXT NOT NULL PRIMARY KEY, position TEXT NOT NULL) WITHOUT ROWID;"],
 };
 
-/// One row to save. An empty value: delete the row. Of two with the same key the later one counts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WindowRow {
-    pub table: u64,
-    pub key: u128,
-    pub value: Vec<u8>,
-}
-
 #[derive(Debug)]
 pub(super) enum Snapshot {
-    Save { rows: Vec<WindowRow>, cursors: Vec<(String, String)> },
+    Save { rows: Vec<SnapshotRow>, cursors: Vec<(String, String)> },
     KeepTables(Vec<u64>),
 }
 
@@ -41,11 +34,11 @@ fn apply_one(connection: &Connection, job: &Snapshot) -> rusqlite::Result<()> {
     }
 }
 
-fn save_rows(connection: &Connection, rows: &[WindowRow]) -> rusqlite::Result<()> {
+fn save_rows(connection: &Connection, rows: &[SnapshotRow]) -> rusqlite::Result<()> {
     let mut save = connection.prepare_cached("INSERT OR REPLACE INTO windows (tab, key, value) VALUES (?1, ?2, ?3)")?;
     let mut delete = connection.prepare_cached("DELETE FROM windows WHERE tab = ?1 AND key = ?2")?;
     // In the order of the tree that they go into: several times as fast as at random. Stable, so the later row of a key wins.
-    let mut ordered: Vec<&WindowRow> = rows.iter().collect();
+    let mut ordered: Vec<&SnapshotRow> = rows.iter().collect();
     ordered.sort_by_key(|row| (row.table.cast_signed(), row.key));
     for row in ordered {
         let (table, key) = (row.table.cast_signed(), row.key.to_be_bytes());

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TryRecvError, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -23,9 +23,13 @@ pub(super) struct Writer<J> {
     thread: Option<JoinHandle<()>>,
 }
 
+/// What waits for the disk.
+type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
 enum Message<J> {
     Job(J, usize),
-    Flush(SyncSender<Result<(), StoreError>>),
+    /// Called when all that was sent before is on disk, or could not be written.
+    Flush(Done),
 }
 
 #[derive(Default)]
@@ -80,9 +84,16 @@ impl<J: Send + 'static> Writer<J> {
 
     pub fn flush(&self) -> Result<(), StoreError> {
         let (answer, receiver) = sync_channel(1);
-        let sender = self.sender.as_ref().ok_or(StoreError::Stopped)?;
-        sender.send(Message::Flush(answer)).map_err(|_| StoreError::Stopped)?;
+        self.after(Box::new(move |outcome| drop(answer.send(outcome))));
         receiver.recv().map_err(|_| StoreError::Stopped)?
+    }
+
+    /// Calls `done`, on the thread of the file, when everything sent before is on disk or could not be written. It is dropped
+    /// uncalled when the thread has ended.
+    pub fn after(&self, done: Done) {
+        if let Some(sender) = &self.sender {
+            let _ = sender.send(Message::Flush(done));
+        }
     }
 
     pub fn pending(&self) -> usize {
@@ -121,7 +132,7 @@ struct Worker<J> {
     group_rows: usize,
     /// The latest transaction was a large one.
     is_burst: bool,
-    flushes: Vec<SyncSender<Result<(), StoreError>>>,
+    flushes: Vec<Done>,
 }
 
 /// What the channel had.
@@ -234,7 +245,7 @@ impl<J> Worker<J> {
                 Some(text) => Err(StoreError::Io { path: self.path.clone(), error: std::io::Error::other(text) }),
                 None => Ok(()),
             };
-            let _ = flush.send(outcome.take().unwrap_or_else(repeated));
+            flush(outcome.take().unwrap_or_else(repeated));
         }
     }
 }

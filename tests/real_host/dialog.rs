@@ -57,6 +57,16 @@ impl Dialog {
         }
     }
 
+    /// Whether POP3 takes the password.
+    pub fn pop_login(client: &Client, server: IpAddr, account: &str, password: &str) -> io::Result<bool> {
+        let mut dialog = Self::open(client, server, 110)?;
+        dialog.line()?;
+        dialog.send(&format!("USER {account}"))?;
+        dialog.line()?;
+        dialog.send(&format!("PASS {password}"))?;
+        Ok(dialog.line()?.starts_with("+OK"))
+    }
+
     /// Sends one mail in the session that is open.
     pub fn mail(&mut self, from: &str, to: &str) -> io::Result<()> {
         expect(self.command(&format!("MAIL FROM:<{from}>"))?, 250)?;

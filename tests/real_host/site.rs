@@ -14,7 +14,7 @@ use crate::network::{self, Client, Namespace};
 /// Where the programs get their files; in the private `/run` of `isolation`.
 pub const ROOT: &str = "/run/site";
 /// rsyslog hands the lines on to this socket.
-pub const SYSLOG_SOCKET: &str = "/run/site/mailwarden/syslog.sock";
+pub const SYSLOG_SOCKET: &str = "/run/mailwarden/syslog.sock";
 /// rsyslog writes the same lines here, and a test that fails shows the end of it.
 const MAIL_LOG: &str = "/run/site/mail.log";
 /// The owner of the mailboxes.
@@ -24,7 +24,7 @@ const CONFIGURATION: [(&str, &str); 6] = [
     ("main.cf", include_str!("etc/main.cf")),
     ("master.cf", include_str!("etc/master.cf")),
     ("dovecot.conf", include_str!("etc/dovecot.conf")),
-    ("rsyslog.conf", include_str!("etc/rsyslog.conf")),
+    ("rsyslog.conf", concat!(include_str!("etc/rsyslog.conf"), include_str!("../../contrib/rsyslog/60-mailwarden.conf"))),
     ("users", include_str!("etc/users")),
     ("mailboxes", include_str!("etc/mailboxes")),
 ];
@@ -50,12 +50,14 @@ pub struct Site {
 impl Site {
     /// Builds the network and the files; nothing runs yet.
     fn lay_out(layout: Layout) -> Self {
-        for directory in ["etc", "spool", "rsyslog", "mail", "mailwarden", "postfix-data"] {
+        for directory in ["etc", "spool", "rsyslog", "mail", "postfix-data", "/run/mailwarden"] {
             fs::create_dir_all(Path::new(ROOT).join(directory)).unwrap();
         }
         chown(format!("{ROOT}/mail"), Some(VMAIL), Some(VMAIL)).unwrap();
         run("chown", &["postfix", &format!("{ROOT}/postfix-data")]);
         for (name, text) in CONFIGURATION {
+            // A queue that overflows sooner, for the test of a hung daemon.
+            let text = text.replace("$ActionQueueSize 50000", "$ActionQueueSize 1000");
             fs::write(Path::new(ROOT).join("etc").join(name), text).unwrap();
         }
         let host = network::mail_host();
@@ -100,8 +102,8 @@ pub fn delivered(account: &str) -> usize {
     fs::read_dir(format!("{ROOT}/mail/example.test/{account}/new")).map_or(0, Iterator::count)
 }
 
-/// Sends datagrams to a socket as a user of the host that has no part in mail. `logger` would tidy them up.
-pub fn send_as_nobody(socket: &str, datagrams: &[String]) {
+/// Sends datagrams to a socket as a user of the host. `logger` would tidy them up.
+pub fn send_as(uid: u32, socket: &str, datagrams: &[String]) {
     const SEND: &str = "
 import socket, sys
 peer = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -109,8 +111,7 @@ peer.connect(sys.argv[1])
 for line in sys.stdin:
     peer.send(bytes.fromhex(line))
 ";
-    let mut python =
-        Command::new("/usr/bin/python3").args(["-c", SEND, socket]).uid(NOBODY).gid(NOBODY).stdin(Stdio::piped()).spawn().unwrap();
+    let mut python = Command::new("/usr/bin/python3").args(["-c", SEND, socket]).uid(uid).gid(uid).stdin(Stdio::piped()).spawn().unwrap();
     let mut input = python.stdin.take().unwrap();
     for datagram in datagrams {
         let hex: String = datagram.bytes().map(|byte| format!("{byte:02x}")).collect();

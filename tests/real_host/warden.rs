@@ -1,6 +1,7 @@
 //! mailwarden itself: the daemon on the mail host, with the shipped jails and filters, and the tool.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -14,26 +15,37 @@ use crate::network::Namespace;
 use crate::poll;
 use crate::site::{ROOT, SYSLOG_SOCKET};
 
-const CONFIGURATION: &str = include_str!("etc/mailwarden.toml");
-const CONTROL_SOCKET: &str = "/run/site/mailwarden/control.sock";
+const ANNOTATED: &str = include_str!("etc/mailwarden.toml");
+const CONTROL_SOCKET: &str = "/run/mailwarden/control.sock";
 
 pub struct Warden {
     daemon: Child,
 }
 
 impl Warden {
-    /// Starts the daemon where the packets arrive, and returns when it takes lines and requests.
+    /// Starts the daemon with the configuration that is shipped.
     pub fn start(host: &Namespace) -> Self {
+        Self::start_with(host, Path::new(env!("CARGO_MANIFEST_DIR")))
+    }
+
+    /// Starts it with the shipped jails and filters, and a socket whose relay is known to tell the sender of every line.
+    pub fn start_annotated(host: &Namespace) -> Self {
         let configuration = Path::new(ROOT).join("warden");
-        let checkout = Path::new(env!("CARGO_MANIFEST_DIR"));
         fs::create_dir(&configuration).unwrap();
-        fs::write(configuration.join("mailwarden.toml"), CONFIGURATION).unwrap();
+        fs::write(configuration.join("mailwarden.toml"), ANNOTATED).unwrap();
         for shipped in ["jail.d", "filters"] {
-            std::os::unix::fs::symlink(checkout.join(shipped), configuration.join(shipped)).unwrap();
+            symlink(Path::new(env!("CARGO_MANIFEST_DIR")).join(shipped), configuration.join(shipped)).unwrap();
         }
+        Self::start_with(host, &configuration)
+    }
+
+    /// The daemon runs where the packets arrive. Returns when it takes lines and requests.
+    fn start_with(host: &Namespace, configuration: &Path) -> Self {
         let daemon = host.within(|| {
             Command::new(env!("CARGO_BIN_EXE_mailwardend"))
-                .args(["--config", "/run/site/warden", "--state-dir", "/run/site/state", "--runtime-dir", "/run/site/mailwarden"])
+                .arg("--config")
+                .arg(configuration)
+                .args(["--state-dir", "/run/site/state", "--runtime-dir", "/run/mailwarden"])
                 .stdin(Stdio::null())
                 .spawn()
                 .unwrap()

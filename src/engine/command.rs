@@ -1,0 +1,185 @@
+//! What an operator asks for, and what changes with a new configuration.
+
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+
+use super::decision::{Ban, Cause, Command, Decision, Reply, Subject, Verb};
+use super::jail::Scope;
+use super::key::Subnet;
+use super::known::seconds;
+use super::ledger::{Added, BanKey, Entry};
+use super::rule::{self, Group};
+use super::verdict::{WIDENING, end};
+use super::{Allow, Engine, EngineConfig};
+use crate::limits;
+use crate::time::Timestamp;
+
+/// The name under which an operator's bans stand.
+const MANUAL: &str = "manual";
+
+impl Engine {
+    pub fn handle_command(&mut self, command: Command, now: Timestamp) -> Reply {
+        self.advance(now);
+        match command {
+            Command::Ban { net, duration, scope, reason, force } => self.ban_by_hand(net, duration, scope, &reason, force),
+            Command::Unban { net } => self.unban(Subnet::new(net)),
+            Command::UnbanAll => {
+                let mut all: Vec<Entry> = self.ledger.iter().copied().collect();
+                all.sort_by_key(|entry| (entry.since, entry.key()));
+                Reply::Done { changed: self.lift_all(&all, "all bans lifted by the operator") }
+            }
+            Command::Undo { since } => self.undo(since.micros()),
+        }
+    }
+
+    /// Bans that the store remembers; no decisions follow. Call after [`Engine::restore`], with the bans that ended after the
+    /// last complete snapshot among them: lines of that time may come again.
+    ///
+    /// A ban made after the snapshot waits for the lines that made it to come again, or for the clock to pass it.
+    pub fn restore_bans(&mut self, mut bans: Vec<Ban>) {
+        bans.sort_by_key(|ban| (ban.since, ban.id));
+        for ban in bans {
+            if ban.until.micros() <= self.now {
+                continue;
+            }
+            let since = ban.since.micros();
+            if since > self.now || since == self.now && !self.made_now.contains(&ban.id) && self.is_resumed {
+                self.upcoming.push_back(ban);
+            } else {
+                self.enter(ban);
+            }
+        }
+    }
+
+    /// Enters the restored bans whose moment has passed.
+    pub(super) fn enter_upcoming(&mut self) {
+        while self.upcoming.front().is_some_and(|ban| ban.since.micros() < self.now)
+            && let Some(ban) = self.upcoming.pop_front()
+        {
+            self.enter(ban);
+        }
+    }
+
+    fn enter(&mut self, ban: Ban) {
+        let subnet = Subnet::new(ban.net);
+        let mut entry = Entry {
+            cause: ban.cause,
+            jail: self.ledger.names.number(&ban.jail),
+            earlier: u8::try_from(ban.earlier).unwrap_or(u8::MAX),
+            ..Entry::new(BanKey { subnet, scope: ban.scope }, ban.id, ban.since.micros(), ban.until.micros())
+        };
+        if self.ledger.is_full() && self.ledger.get(entry.key()).is_none() {
+            return;
+        }
+        if ban.cause != Cause::Engine {
+            entry.count = u32::from(self.ledger.names.number(&ban.reason));
+        }
+        self.ledger.add(entry, self.now);
+        self.ledger.tell(ban.id, &ban.reason, &ban.evidence);
+        if ban.cause == Cause::Engine && ban.jail != WIDENING {
+            self.history.note(subnet, ban.since.micros(), self.now);
+        }
+    }
+
+    /// Takes a new configuration: windows of jails with the same identity are kept, and so are all bans but those of
+    /// addresses that are never banned from now on. The seed stays what it was.
+    pub fn reconfigure(&mut self, config: EngineConfig, now: Timestamp) {
+        self.advance(now);
+        self.write_all_frozen();
+        self.keys_per_table_max = config.keys_per_table_max;
+        let mut groups = Group::compile(config.jails, self.seed, self.keys_per_table_max, self.persist);
+        for group in &mut groups {
+            if let Some(index) = self.groups.iter().position(|old| old.identity == group.identity) {
+                group.inherit(self.groups.swap_remove(index), self.now);
+            }
+        }
+        self.by_kind = rule::by_kind(&groups);
+        self.groups = groups;
+        self.allow = Allow::new(&config.allow);
+        self.history.reconfigure(&config.sanction);
+        self.sanction = config.sanction;
+        self.ledger.set_cap(config.bans_max);
+        let mut freed: Vec<Entry> = self
+            .ledger
+            .iter()
+            .filter(|entry| entry.cause == Cause::Engine && self.allow.find(entry.key().subnet).is_some())
+            .copied()
+            .collect();
+        freed.sort_by_key(|entry| (entry.since, entry.key()));
+        self.lift_all(&freed, "the address is never banned, says the new configuration");
+    }
+
+    fn ban_by_hand(&mut self, net: IpNetwork, duration: Option<Duration>, scope: Scope, reason: &str, force: bool) -> Reply {
+        let subnet = Subnet::new(net);
+        if let Some((found, why)) = self.allow.find(subnet).filter(|_| !force) {
+            let net = crate::address::display(subnet.to_network());
+            return Reply::Refused(format!(
+                "{net} would ban {}, which is never banned ({why}); use --force if you mean it",
+                crate::address::display(found)
+            ));
+        }
+        let reason = if reason.is_empty() { "banned by the operator" } else { reason };
+        let until = end(self.now, duration);
+        let mut decision = self.decision(Verb::Ban, Subject::Net(subnet.to_network()), scope, until, MANUAL, reason.to_owned());
+        decision.cause = Cause::Operator;
+        let entry = Entry {
+            cause: Cause::Operator,
+            jail: self.ledger.names.number(MANUAL),
+            count: u32::from(self.ledger.names.number(reason)),
+            ..Entry::new(BanKey { subnet, scope }, decision.id, self.now, until)
+        };
+        let added = self.enforce(entry, decision);
+        Reply::Done { changed: usize::from(matches!(added, Added::New | Added::Prolonged)) }
+    }
+
+    /// Lifts what keeps the network out, wider bans included, and what was banned within it.
+    fn unban(&mut self, subnet: Subnet) -> Reply {
+        let mut found: Vec<Entry> = self.ledger.holding(subnet).into_iter().copied().collect();
+        if subnet.prefix < 128 {
+            found.extend(self.ledger.iter().filter(|entry| entry.key().subnet != subnet && subnet.contains(entry.key().subnet)).copied());
+        }
+        found.sort_by_key(|entry| (entry.since, entry.key()));
+        match self.lift_all(&found, "lifted by the operator") {
+            0 => Reply::NotFound,
+            changed => Reply::Done { changed },
+        }
+    }
+
+    /// Bans that were lifted were mistakes: they make no later one longer.
+    fn lift_all(&mut self, entries: &[Entry], reason: &str) -> usize {
+        let now = self.now;
+        let mut changed = 0;
+        for entry in entries {
+            if self.decisions.len() >= limits::DECISIONS_PENDING_MAX {
+                break;
+            }
+            if self.ledger.lift(entry.key(), now).is_some() {
+                changed += 1;
+                self.history.forget(entry.key().subnet, |stamp| stamp == seconds(entry.since), now);
+                self.push_unban(entry, now, reason, Cause::Operator);
+            }
+        }
+        changed
+    }
+
+    fn undo(&mut self, since: i64) -> Reply {
+        let now = self.now;
+        let (lifted, back) = self.ledger.undo(since, now);
+        self.history.forget_since(seconds(since), now);
+        for entry in &lifted {
+            self.push_unban(entry, now, "undone by the operator", Cause::Operator);
+        }
+        for entry in &back {
+            let ban = self.ledger.to_ban(entry);
+            let reason = if ban.reason.is_empty() {
+                "in force again: what changed it was undone".to_owned()
+            } else {
+                format!("{} (in force again)", ban.reason)
+            };
+            let decision = self.decision(Verb::Ban, Subject::Net(ban.net), ban.scope, entry.until, &ban.jail, reason);
+            self.push(Decision { cause: Cause::Operator, ..decision });
+        }
+        Reply::Done { changed: lifted.len() + back.len() }
+    }
+}

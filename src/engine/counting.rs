@@ -1,0 +1,254 @@
+//! An event's way through the jails.
+
+use super::jail::{KeyPart, Unless};
+use super::key::{Facets, Subnet, bits_of, representative};
+use super::known::Standing;
+use super::ledger::BanKey;
+use super::measure::{Addition, RuleTerms};
+use super::rule::Group;
+use super::verdict::{Refusal, Trip};
+use super::{Engine, Feedback};
+use crate::event::{Event, EventKind, Service};
+use crate::time::Timestamp;
+
+/// Lines of a banned subject are told this long after the ban: until then they may have been on their way.
+const BITES_AFTER_MICROS: i64 = 10_000_000;
+/// Dovecot tells a failed login when the connection ends, which a client that was cut off lets happen by timeout.
+const BITES_AFTER_SESSION_MICROS: i64 = 240_000_000;
+/// Bans that one event may set off through jails that count bans.
+const FEEDBACK_MAX: usize = 64;
+
+/// What is known about the client of an event, worked out once for all jails.
+#[derive(Clone, Copy, Debug, Default)]
+struct Client {
+    /// Never banned: nothing it does is an offence.
+    allowed: bool,
+    /// Its /64 holds somebody who is never banned.
+    protected: bool,
+    banned: Option<BanKey>,
+    standing: Standing,
+}
+
+impl Engine {
+    /// Some jail keyed by address or network, enforcing or observing, counts this event against its address, whatever is
+    /// known about that address.
+    pub fn offends(&self, event: &Event<'_>) -> bool {
+        let mut facets = Facets::new(event, self.seed);
+        let counts = |group: &Group| {
+            let by_address = group.parts.iter().any(|part| matches!(part, KeyPart::Ip | KeyPart::Network));
+            by_address
+                && group.rules.iter().any(|rule| rule.bans != 0)
+                && group.matches(event)
+                && group.amount(event) > 0
+                && facets.key(&group.parts).is_some()
+        };
+        let indices = self.by_kind.get(event.kind as usize).map(Vec::as_slice).unwrap_or_default();
+        event.vouched && !event.restates && indices.iter().filter_map(|index| self.groups.get(usize::from(*index))).any(counts)
+    }
+
+    pub(super) fn count(&mut self, event: &Event<'_>) {
+        if !event.vouched {
+            self.note_forgery(event);
+            return;
+        }
+        if event.restates {
+            return;
+        }
+        let stamp = self.at;
+        let mut facets = Facets::new(event, self.seed);
+        self.count_facets(&mut facets, stamp, None);
+        for _ in 0..FEEDBACK_MAX {
+            let Some(feedback) = self.feedback.pop_front() else { break };
+            self.count_ban(&feedback);
+        }
+        self.feedback.clear();
+        if event.kind == EventKind::AuthSuccess {
+            self.succeeded(&mut facets, stamp);
+        } else if matches!(event.kind, EventKind::Message | EventKind::Delivery) && event.account.is_none() {
+            self.accepted(&facets, stamp);
+        }
+    }
+
+    fn count_ban(&mut self, feedback: &Feedback) {
+        let mut event = Event::new(EventKind::Banned, Timestamp::from_micros(self.at));
+        event.ip = Some(representative(feedback.host.subnet()));
+        event.service = feedback.service;
+        let mut facets = Facets::new(&event, self.seed);
+        self.count_facets(&mut facets, self.at, Some(&feedback.jail.name));
+    }
+
+    /// `origin`: the jail whose ban this event is.
+    fn count_facets(&mut self, facets: &mut Facets<'_>, stamp: i64, origin: Option<&str>) {
+        let event = facets.event;
+        let mut client: Option<Client> = None;
+        let mut is_noted = false;
+        for place in 0.. {
+            let Some(index) = self.by_kind.get(event.kind as usize).and_then(|indices| indices.get(place)) else { break };
+            let index = usize::from(*index);
+            if !self.groups.get(index).is_some_and(|group| group.matches(event)) {
+                continue;
+            }
+            let client = match client {
+                Some(client) => client,
+                None => {
+                    let found = self.client(facets, stamp);
+                    client = Some(found);
+                    if !self.is_countable(event, &found, stamp) {
+                        return;
+                    }
+                    found
+                }
+            };
+            let Some((key, value, amount)) = self.place_in_group(index, facets, &client, stamp) else { continue };
+            if !is_noted {
+                self.evidence.add(facets.host.map(|host| host.key()), facets.account(), event.line);
+                is_noted = true;
+            }
+            let addition = Addition { stamp, amount, tag: facets.pair_tag(), value };
+            self.count_in_group(index, facets, &client, key, &addition, origin);
+        }
+    }
+
+    fn client(&self, facets: &Facets<'_>, stamp: i64) -> Client {
+        let (Some(host), Some(ip)) = (facets.host, facets.event.ip) else { return Client::default() };
+        let bits = bits_of(ip);
+        let protected = self.allow.find(host.subnet()).is_some();
+        // An IPv6 /64 is one client, but only the address named in it is one of us.
+        let allowed = protected && (host.is_ipv4() || self.allow.find(Subnet { bits, prefix: 128 }).is_some());
+        let banned = self.ledger.covering(bits, facets.event.service, stamp).map(|entry| entry.key());
+        Client { allowed, protected, banned, standing: self.known.standing(host, self.now) }
+    }
+
+    /// Failures of an address that is never banned are no offence; those of one that is banned are noted only.
+    fn is_countable(&mut self, event: &Event<'_>, client: &Client, stamp: i64) -> bool {
+        if let Some(key) = client.banned
+            && self.enforced
+        {
+            self.note_banned(key, event, stamp);
+        }
+        if !is_failure(event.kind) {
+            return true;
+        }
+        self.totals.allowed += u64::from(client.allowed);
+        self.totals.noted += u64::from(!client.allowed && client.banned.is_some());
+        !client.allowed && client.banned.is_none()
+    }
+
+    /// Under which key, with which value and how much an event counts in a group; `None`: not at all.
+    fn place_in_group(&self, index: usize, facets: &mut Facets<'_>, client: &Client, stamp: i64) -> Option<(u128, u128, u64)> {
+        let group = self.groups.get(index)?;
+        if is_spared(group.unless(), client.standing) || group.strangers_only && (client.standing.good || client.protected) {
+            return None;
+        }
+        let amount = group.amount(facets.event);
+        if amount == 0 || stamp <= group.terms(self.now).horizon {
+            return None;
+        }
+        let by_pair = client.standing.shared && facets.event.kind == EventKind::AuthFailure && group.is_by_address();
+        let key = if by_pair { facets.pair() } else { facets.key(&group.parts) }?;
+        Some((key, group.value(facets, self.seed)?, amount))
+    }
+
+    fn count_in_group(
+        &mut self,
+        index: usize,
+        facets: &mut Facets<'_>,
+        client: &Client,
+        key: u128,
+        addition: &Addition,
+        origin: Option<&str>,
+    ) {
+        let (now, event) = (self.now, facets.event);
+        let Some(group) = self.groups.get_mut(index) else { return };
+        let refusal = refusal(group, facets, client, &self.allow, &self.known, now);
+        let name = if group.is_by_name() { event.submitter.or(event.account) } else { None };
+        let terms = group.terms(now);
+        let rules = group.rules.iter().enumerate().filter_map(|(rule, compiled)| {
+            let limits = compiled.limits(name)?;
+            let clears = if refusal.is_some() { compiled.bans_contributors } else { compiled.bans | compiled.bans_contributors };
+            let own = origin.is_some_and(|origin| origin == compiled.jail.name);
+            (!own).then(|| RuleTerms { rule, slot: compiled.slot, cutoff: compiled.span.cutoff(now), limits, clears })
+        });
+        if rules.clone().next().is_none() {
+            return;
+        }
+        group.windows.count(key, addition, &terms, rules, &mut self.fired);
+        group.counted += 1;
+        if !self.fired.is_empty() {
+            let mut fired = std::mem::take(&mut self.fired);
+            for firing in fired.drain(..) {
+                self.act(Trip { group: index, firing, refusal }, facets);
+            }
+            self.fired = fired;
+        }
+    }
+
+    fn succeeded(&mut self, facets: &mut Facets<'_>, stamp: i64) {
+        let (now, tag) = (self.now, facets.pair_tag());
+        let account = facets.account();
+        let pair = facets.pair();
+        for group in self.groups.iter_mut().filter(|group| group.forgive) {
+            let value = group.forgiven_value(facets);
+            let terms = group.terms(now);
+            let pair = pair.filter(|_| group.is_by_address());
+            for key in facets.key(&group.parts).into_iter().chain(pair) {
+                if tag != 0 {
+                    group.windows.forgive(key, tag, value, &terms);
+                }
+            }
+        }
+        if let Some(host) = facets.host {
+            self.known.succeeded(host, account, stamp, now);
+        }
+    }
+
+    fn accepted(&mut self, facets: &Facets<'_>, stamp: i64) {
+        if let Some(host) = facets.host {
+            self.known.accepted(host, stamp, self.now);
+        }
+    }
+
+    fn note_banned(&mut self, key: BanKey, event: &Event<'_>, stamp: i64) {
+        let Some(entry) = self.ledger.get(key).copied() else { return };
+        let patience = match event.service {
+            Service::Imap | Service::Pop3 | Service::ManageSieve => BITES_AFTER_SESSION_MICROS,
+            _ => BITES_AFTER_MICROS,
+        };
+        // A connection that was cut off is told, too: only what needs fresh packets says that they still come.
+        let is_fresh = matches!(event.kind, EventKind::AuthFailure | EventKind::AuthSuccess | EventKind::Reject);
+        if is_fresh && !entry.ineffective && stamp.saturating_sub(entry.since) >= patience {
+            self.ledger.patch(key, |entry| entry.ineffective = true);
+            self.alert_ineffective(&entry, event, stamp);
+        }
+    }
+}
+
+pub(super) const fn is_failure(kind: EventKind) -> bool {
+    matches!(kind, EventKind::AuthFailure | EventKind::Reject | EventKind::ProtocolAbuse)
+}
+
+const fn is_spared(unless: Unless, standing: Standing) -> bool {
+    unless.known_good && standing.good || unless.accepted && standing.accepted
+}
+
+/// Why whoever trips a limit of this group now is not to be banned.
+fn refusal(group: &Group, facets: &Facets<'_>, client: &Client, allow: &super::Allow, known: &super::Known, now: i64) -> Option<Refusal> {
+    if group.rules.iter().all(|rule| rule.bans == 0) {
+        return None;
+    }
+    let Some(host) = facets.host else { return Some(Refusal::NoAddress) };
+    if client.protected {
+        return Some(Refusal::NeverBanned);
+    }
+    if group.parts.contains(&KeyPart::Ip) {
+        return (client.standing.shared && facets.event.kind == EventKind::AuthFailure).then_some(Refusal::Shared);
+    }
+    if group.parts.contains(&KeyPart::Network) {
+        if allow.find(host.network()).is_some() {
+            return Some(Refusal::NeverBanned);
+        }
+        return known.lives_in(host.network(), now).then_some(Refusal::SomebodyGood);
+    }
+    // What others did to an account or a whole host is not held against an address that is known here.
+    client.standing.good.then_some(Refusal::KnownGood)
+}

@@ -1,0 +1,171 @@
+//! The window of a distinct jail: each value with the moment it was seen last, 24 bytes a value.
+
+use super::{Addition, Group, Levels, SHARERS_MAX, Summary, Terms, When, Window, read_levels, write_levels};
+use crate::engine::key::Host;
+use crate::engine::snapshot::{Mark, Reader};
+use crate::engine::table::{Aging, Rank, Value};
+use crate::limits;
+
+#[derive(Clone, Copy, Debug)]
+struct One {
+    value: [u64; 2],
+    when: When,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// By rising value, so that the addresses of one network stand together.
+    values: Vec<One>,
+    levels: Levels,
+    mark: Mark,
+}
+
+impl One {
+    const fn value(&self) -> u128 {
+        (self.value[0] as u128) << 64 | self.value[1] as u128
+    }
+}
+
+impl Group {
+    fn of(self, value: u128) -> u128 {
+        match self {
+            Group::Name | Group::Host => value,
+            Group::Network => Host::from_key(value).network().bits,
+        }
+    }
+}
+
+impl Seen {
+    fn counting(&self, slot: u8, cutoff: i64) -> impl Iterator<Item = &One> {
+        self.values.iter().filter(move |one| one.when.counts_for(slot, cutoff))
+    }
+
+    /// Forgets the oldest values beyond what can matter.
+    fn trim(&mut self, terms: &Terms) {
+        let wanted = match terms.group {
+            Group::Name | Group::Host if !terms.is_shared() => usize::try_from(terms.need).unwrap_or(usize::MAX),
+            _ => usize::MAX,
+        };
+        while self.values.len() > wanted.min(limits::DISTINCT_PER_KEY_MAX) {
+            let oldest = self.values.iter().enumerate().min_by_key(|(_, one)| one.when.stamp()).map(|(index, _)| index);
+            if let Some(index) = oldest {
+                self.values.remove(index);
+            }
+        }
+    }
+}
+
+impl Window for Seen {
+    fn prune(&mut self, terms: &Terms) {
+        self.values.retain(|one| one.when.stamp() > terms.horizon);
+    }
+
+    fn add(&mut self, addition: &Addition, terms: &Terms) {
+        match self.values.binary_search_by_key(&addition.value, One::value) {
+            Ok(index) => {
+                if let Some(one) = self.values.get_mut(index) {
+                    one.when = When::new(one.when.stamp().max(addition.stamp), 0);
+                }
+            }
+            Err(index) => {
+                let value = [(addition.value >> 64) as u64, addition.value as u64];
+                // Most keys stay at one or two values: no spare room for those.
+                if self.values.len() < 4 {
+                    self.values.reserve_exact(1);
+                }
+                self.values.insert(index, One { value, when: When::new(addition.stamp, 0) });
+                self.trim(terms);
+            }
+        }
+    }
+
+    fn total(&self, slot: u8, cutoff: i64, terms: &Terms) -> u64 {
+        let mut total = 0;
+        let mut last = None;
+        for one in self.counting(slot, cutoff) {
+            let group = terms.group.of(one.value());
+            if last != Some(group) {
+                total += 1;
+                last = Some(group);
+            }
+        }
+        total
+    }
+
+    fn level(&self, slot: u8) -> u8 {
+        self.levels.get(usize::from(slot)).copied().unwrap_or(0)
+    }
+
+    fn set_level(&mut self, slot: u8, level: u8) {
+        if let Some(place) = self.levels.get_mut(usize::from(slot)) {
+            *place = level;
+        }
+    }
+
+    fn clear(&mut self, slot: u8, terms: &Terms) {
+        for one in &mut self.values {
+            one.when = one.when.consume(1 << slot);
+        }
+        self.values.retain(|one| one.when.consumed() & terms.sharers != terms.sharers);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    fn summary(&self, slot: u8, cutoff: i64, _latest: Option<&Addition>, terms: &Terms) -> Summary {
+        let first = self.counting(slot, cutoff).map(|one| one.when.stamp()).min().unwrap_or(terms.now);
+        let contributors = match terms.group {
+            Group::Host | Group::Network => self.counting(slot, cutoff).map(|one| Host::from_key(one.value())).collect(),
+            Group::Name => Vec::new(),
+        };
+        Summary { first, accounts: 0, contributors }
+    }
+
+    fn forgive(&mut self, _tag: u16, value: Option<u128>, _terms: &Terms) -> bool {
+        let found = value.and_then(|value| self.values.binary_search_by_key(&value, One::value).ok());
+        found.map(|index| self.values.remove(index)).is_some()
+    }
+
+    fn decode(bytes: &[u8], slots: &[u8; SHARERS_MAX], terms: &Terms) -> Option<Self> {
+        let mut reader = Reader(bytes);
+        let levels = read_levels(&mut reader, slots)?;
+        let mut values = Vec::new();
+        while !reader.is_empty() {
+            let value = [reader.u64()?, reader.u64()?];
+            values.push(One { value, when: When::restore(reader.i64()?, slots, terms.now) });
+        }
+        values.retain(|one| one.when.consumed() & terms.sharers != terms.sharers);
+        values.is_sorted_by_key(One::value).then_some(Seen { values, levels, mark: Mark::default() })
+    }
+}
+
+impl Value for Seen {
+    fn mark(&self) -> Mark {
+        self.mark
+    }
+
+    fn set_mark(&mut self, mark: Mark) {
+        self.mark = mark;
+    }
+
+    fn is_dead(&self, aging: &Aging) -> bool {
+        self.values.iter().all(|one| one.when.stamp() <= aging.cutoff)
+    }
+
+    fn rank(&self, aging: &Aging) -> Rank {
+        let last = self.values.iter().map(|one| one.when.stamp()).max().unwrap_or(i64::MIN);
+        Rank { hot: self.values.len() as u64 >= aging.half, last }
+    }
+
+    fn encode(&self, _now: i64) -> Vec<u8> {
+        let mut out = Vec::with_capacity(SHARERS_MAX + self.values.len() * 24);
+        write_levels(&self.levels, &mut out);
+        for one in &self.values {
+            out.extend_from_slice(&one.value[0].to_le_bytes());
+            out.extend_from_slice(&one.value[1].to_le_bytes());
+            out.extend_from_slice(&one.when.raw().to_le_bytes());
+        }
+        out
+    }
+}

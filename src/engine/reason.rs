@@ -1,0 +1,71 @@
+//! Decisions in one sentence.
+
+use std::fmt::Write as _;
+
+use super::jail::Measure;
+use crate::event::EventKind;
+
+/// `8m12s`, `3h`, `2d4h`: the two largest units.
+pub fn span(micros: i64) -> String {
+    let seconds = micros.max(0) / 1_000_000;
+    let units = [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)];
+    let mut rest = seconds;
+    let mut text = String::new();
+    let mut told = 0;
+    for (name, size) in units {
+        let count = rest / size;
+        if count > 0 && told < 2 {
+            let _ = write!(text, "{count}{name}");
+            told += 1;
+        } else if told == 1 {
+            break;
+        }
+        rest %= size;
+    }
+    if text.is_empty() { "0s".to_owned() } else { text }
+}
+
+/// What a jail's numbers count.
+pub fn what(kind: EventKind, measure: Measure) -> String {
+    match measure {
+        Measure::SumRecipients => "recipients".to_owned(),
+        Measure::SumBytes => "bytes".to_owned(),
+        Measure::Distinct(of) => format!("different {} in {}", plural(of.as_str()), events(kind)),
+        Measure::Count => events(kind).to_owned(),
+    }
+}
+
+const fn events(kind: EventKind) -> &'static str {
+    match kind {
+        EventKind::AuthFailure => "failed logins",
+        EventKind::AuthSuccess => "logins",
+        EventKind::Reject => "refused attempts",
+        EventKind::ProtocolAbuse => "protocol violations",
+        EventKind::Message => "messages",
+        EventKind::Delivery => "deliveries",
+        EventKind::SpamVerdict => "spam verdicts",
+        EventKind::Banned => "bans",
+        EventKind::Held => "holds",
+        EventKind::Locked => "locks",
+    }
+}
+
+fn plural(word: &str) -> String {
+    match word.strip_suffix('y') {
+        Some(stem) => format!("{stem}ies"),
+        None => format!("{word}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_read_well() {
+        let cases = [(0, "0s"), (492, "8m12s"), (10_800, "3h"), (187_200, "2d4h"), (3_605, "1h"), (86_399, "23h59m"), (-5, "0s")];
+        for (seconds, expected) in cases {
+            assert_eq!(span(seconds * 1_000_000), expected);
+        }
+    }
+}

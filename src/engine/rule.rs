@@ -1,0 +1,316 @@
+//! Jails, compiled: which events they count, under which key, and what their limits are for whom.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::jail::{Action, Condition, Distinct, Jail, KeyPart, Measure, Override, Test, Unless};
+use super::key::{Facets, bits_of, domain, name_key};
+use super::key::{Seed, Subnet};
+use super::measure::count::Small;
+use super::measure::{Group as Same, SHARERS_MAX, Span, Terms, Windows};
+use crate::event::{Event, EventKind, Reason};
+
+/// Steps of one jail; `config` refuses more.
+const STEPS_MAX: usize = 16;
+
+/// Jails that count the same events under the same key, and their windows.
+#[derive(Debug)]
+pub struct Group {
+    /// Names the table in snapshots.
+    pub id: u64,
+    pub identity: String,
+    matcher: Matcher,
+    pub parts: Vec<KeyPart>,
+    pub measure: Measure,
+    pub forgive: bool,
+    weight: Vec<(Reason, u32)>,
+    /// Only what strangers do counts: some jail bans everybody who added to it.
+    pub strangers_only: bool,
+    pub rules: Vec<Rule>,
+    pub windows: Windows,
+    /// Events counted.
+    pub counted: u64,
+}
+
+/// One jail of a group.
+#[derive(Debug)]
+pub struct Rule {
+    pub jail: Arc<Jail>,
+    pub slot: u8,
+    pub span: Span,
+    limits: Vec<u64>,
+    /// Bit n: step n bans whoever trips it, and so clears the window.
+    pub bans: u16,
+    /// Bit n: step n bans everybody who added to it, and so clears the window.
+    pub bans_contributors: u16,
+    overrides: HashMap<Vec<u8>, Limits>,
+    pub tripped: u64,
+    pub banned: u64,
+}
+
+/// What an override makes of the limits.
+#[derive(Clone, Debug)]
+enum Limits {
+    Exempt,
+    These(Vec<u64>),
+}
+
+#[derive(Debug)]
+struct Matcher {
+    on: Vec<EventKind>,
+    filters: Vec<String>,
+    conditions: Vec<Compiled>,
+    weak: bool,
+    unless: Unless,
+    /// Reasons that are nobody's offence and count only where a jail names them.
+    forgiven: Vec<Reason>,
+}
+
+#[derive(Debug)]
+struct Compiled {
+    negated: bool,
+    test: CompiledTest,
+}
+
+#[derive(Debug)]
+enum CompiledTest {
+    Nets(Vec<Subnet>),
+    Plain(Test),
+}
+
+impl Group {
+    /// All jails in groups, in the order of the first jail of each.
+    pub fn compile(jails: Vec<Jail>, seed: Seed, cap: usize, persist: bool) -> Vec<Group> {
+        let mut groups: Vec<(String, Vec<Jail>)> = Vec::new();
+        for jail in jails {
+            let mut identity = jail.identity();
+            // A ninth jail of the same identity begins a table of its own.
+            while groups.iter().any(|(other, members)| *other == identity && members.len() >= SHARERS_MAX) {
+                identity.push('+');
+            }
+            match groups.iter_mut().find(|(other, _)| *other == identity) {
+                Some((_, members)) => members.push(jail),
+                None => groups.push((identity, vec![jail])),
+            }
+        }
+        groups.into_iter().filter_map(|(identity, members)| Group::new(identity, members, seed, cap, persist)).collect()
+    }
+
+    fn new(identity: String, jails: Vec<Jail>, seed: Seed, cap: usize, persist: bool) -> Option<Group> {
+        let first = jails.first()?;
+        let id = table_id(&identity);
+        let matcher = Matcher::new(first);
+        let (parts, measure, forgive, weight) = (first.key.clone(), first.measure, first.forgive, first.weight.clone());
+        let rules: Vec<Rule> = jails.into_iter().enumerate().map(|(slot, jail)| Rule::new(jail, slot as u8)).collect();
+        let strangers_only = rules.iter().any(|rule| rule.bans_contributors != 0);
+        let units = small_units(&rules, forgive);
+        let windows = Windows::new(measure, units, seed.0[1], cap, persist);
+        Some(Group { id, identity, matcher, parts, measure, forgive, weight, strangers_only, rules, windows, counted: 0 })
+    }
+
+    /// Whether the group counts such an event at all, whoever it is about.
+    pub fn matches(&self, event: &Event<'_>) -> bool {
+        self.matcher.matches(event)
+    }
+
+    pub fn kinds(&self) -> &[EventKind] {
+        &self.matcher.on
+    }
+
+    pub fn unless(&self) -> Unless {
+        self.matcher.unless
+    }
+
+    /// Failures are held against the address: shared addresses are judged by account instead.
+    pub fn is_by_address(&self) -> bool {
+        matches!(self.parts.as_slice(), [KeyPart::Ip | KeyPart::Network])
+    }
+
+    /// The key names whose limits may differ.
+    pub fn is_by_name(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part, KeyPart::Account | KeyPart::Submitter | KeyPart::Domain))
+    }
+
+    pub fn amount(&self, event: &Event<'_>) -> u64 {
+        let weight = if self.weight.is_empty() {
+            1
+        } else {
+            self.weight.iter().find(|(reason, _)| *reason == event.reason).map_or(1, |(_, weight)| *weight)
+        };
+        match self.measure {
+            Measure::Count => u64::from(event.count).saturating_mul(u64::from(weight)),
+            Measure::Distinct(_) => 1,
+            Measure::SumRecipients => u64::from(event.recipients),
+            Measure::SumBytes => event.bytes,
+        }
+    }
+
+    /// What a `distinct` tells apart; `None` where the event lacks it.
+    pub fn value(&self, facets: &mut Facets<'_>, seed: Seed) -> Option<u128> {
+        let Measure::Distinct(of) = self.measure else { return Some(0) };
+        match of {
+            // By address: the network is worked out when it is counted, so that contributors are remembered.
+            Distinct::Ip | Distinct::Network => facets.host.map(|host| host.key()),
+            Distinct::Account => facets.account(),
+            Distinct::Recipient => facets.event.recipient.map(|name| name_key(seed, &name.to_ascii_lowercase())),
+            Distinct::RecipientDomain => facets.event.recipient.and_then(domain).map(|name| name_key(seed, &name.to_ascii_lowercase())),
+            // Need look-ups that come later; until then such a jail counts nothing.
+            Distinct::Country | Distinct::Asn | Distinct::Operator => None,
+        }
+    }
+
+    /// What a success of (ip, account) takes out of a distinct window, so that only that pair's own failures go.
+    pub fn forgiven_value(&self, facets: &mut Facets<'_>) -> Option<u128> {
+        match self.measure {
+            Measure::Distinct(Distinct::Account) if self.parts.contains(&KeyPart::Ip) => facets.account(),
+            Measure::Distinct(Distinct::Ip | Distinct::Network) if self.parts.contains(&KeyPart::Account) => {
+                facets.host.map(|host| host.key())
+            }
+            _ => None,
+        }
+    }
+
+    pub fn terms(&self, now: i64) -> Terms {
+        let horizon = self.rules.iter().map(|rule| rule.span.cutoff(now)).min().unwrap_or(now);
+        // What is forgiven may uncover what lies behind the highest limit.
+        let need = if self.forgive { u64::MAX } else { self.rules.iter().map(Rule::highest_limit).max().unwrap_or(0) };
+        let sharers = self.rules.iter().fold(0, |bits, rule| bits | 1 << rule.slot);
+        let group = if let Measure::Distinct(of) = self.measure { of.group() } else { Same::Name };
+        Terms { now, horizon, need, sharers, group }
+    }
+}
+
+impl Rule {
+    fn new(mut jail: Jail, slot: u8) -> Rule {
+        jail.steps.truncate(STEPS_MAX);
+        let limits: Vec<u64> = jail.steps.iter().map(|step| step.limit.max(1)).collect();
+        let steps_with = |action| {
+            jail.steps.iter().enumerate().filter(|(_, step)| step.then.contains(&action)).fold(0, |bits, (index, _)| bits | 1 << index)
+        };
+        let (bans, bans_contributors) = (steps_with(Action::Ban), steps_with(Action::BanContributors));
+        let overrides =
+            jail.overrides.keys().filter_map(|name| Some((name.clone().into_bytes(), resolve(name, &jail.overrides, &limits)?))).collect();
+        Rule { span: Span::of(&jail), jail: Arc::new(jail), slot, limits, bans, bans_contributors, overrides, tripped: 0, banned: 0 }
+    }
+
+    /// The limits that hold for `name`; `None`: it is exempt.
+    pub fn limits(&self, name: Option<&[u8]>) -> Option<&[u64]> {
+        let found = if self.overrides.is_empty() { None } else { name.and_then(|name| self.find_override(name)) };
+        match found {
+            None => Some(&self.limits),
+            Some(Limits::These(limits)) => Some(limits),
+            Some(Limits::Exempt) => None,
+        }
+    }
+
+    fn find_override(&self, name: &[u8]) -> Option<&Limits> {
+        let domain = memchr::memrchr(b'@', name).and_then(|at| name.get(at..));
+        self.overrides.get(name).or_else(|| self.overrides.get(domain?))
+    }
+
+    fn highest_limit(&self) -> u64 {
+        let overridden = self.overrides.values().filter_map(|limits| if let Limits::These(limits) = limits { limits.last() } else { None });
+        self.limits.last().into_iter().chain(overridden).copied().max().unwrap_or(0)
+    }
+}
+
+/// How many stamps a key must hold at most; `None`: too many to hold them inline.
+fn small_units(rules: &[Rule], forgive: bool) -> Option<usize> {
+    let [rule] = rules else { return None };
+    let highest = usize::try_from(rule.highest_limit()).ok()?;
+    let last = rule.jail.steps.len().checked_sub(1)?;
+    let clears_at_top = (rule.bans | rule.bans_contributors) >> last & 1 == 1;
+    let units = if clears_at_top { highest.checked_sub(1)? } else { highest };
+    (clears_at_top || !forgive).then_some(units.max(1)).filter(|units| *units <= Small::UNITS)
+}
+
+/// The limits of one override; classes (names without `@`) are looked up by the accounts and domains that name them.
+fn resolve(name: &str, overrides: &HashMap<String, Override>, limits: &[u64]) -> Option<Limits> {
+    let own = overrides.get(name)?;
+    let class = own.class.as_ref().and_then(|class| overrides.get(class));
+    if own.exempt || class.is_some_and(|class| class.exempt) {
+        return Some(Limits::Exempt);
+    }
+    let limit = own.limit.or(class.and_then(|class| class.limit));
+    let factor = own.factor.or(class.and_then(|class| class.factor)).unwrap_or(1.0);
+    let first = limits.first().copied().unwrap_or(1).max(1);
+    let scale = limit.map_or(factor, |limit| limit as f64 / first as f64);
+    let mut scaled: Vec<u64> = limits.iter().map(|old| ((*old as f64 * scale).round() as u64).max(1)).collect();
+    if let (Some(place), Some(limit)) = (scaled.first_mut(), limit) {
+        *place = limit.max(1);
+    }
+    Some(Limits::These(scaled))
+}
+
+pub fn table_id(identity: &str) -> u64 {
+    name_key(Seed([0, 0]), identity.as_bytes()) as u64
+}
+
+impl Matcher {
+    fn new(jail: &Jail) -> Matcher {
+        let names = |reason: Reason| {
+            let in_where =
+                |condition: &Condition| !condition.negated && matches!(&condition.test, Test::Reason(reasons) if reasons.contains(&reason));
+            jail.conditions.iter().any(in_where) || jail.weight.iter().any(|(weighted, _)| *weighted == reason)
+        };
+        let forgiven = [Reason::Temporary, Reason::Greylist].into_iter().filter(|reason| !names(*reason)).collect();
+        let conditions = jail.conditions.iter().map(Compiled::new).collect();
+        Matcher { on: jail.on.clone(), filters: jail.filters.clone(), conditions, weak: jail.weak, unless: jail.unless, forgiven }
+    }
+
+    fn matches(&self, event: &Event<'_>) -> bool {
+        (!event.weak || self.weak)
+            && !self.forgiven.contains(&event.reason)
+            && (self.filters.is_empty() || self.filters.iter().any(|filter| filter == event.filter))
+            && self.conditions.iter().all(|condition| condition.holds(event))
+    }
+}
+
+impl Compiled {
+    fn new(condition: &Condition) -> Compiled {
+        let test = match &condition.test {
+            Test::Ip(nets) => CompiledTest::Nets(nets.iter().map(|net| Subnet::new(*net)).collect()),
+            other => CompiledTest::Plain(other.clone()),
+        };
+        Compiled { negated: condition.negated, test }
+    }
+
+    fn holds(&self, event: &Event<'_>) -> bool {
+        self.negated != self.test.holds(event)
+    }
+}
+
+impl CompiledTest {
+    /// A test of something that the event does not have does not hold.
+    fn holds(&self, event: &Event<'_>) -> bool {
+        match self {
+            CompiledTest::Nets(nets) => event.ip.is_some_and(|ip| {
+                let single = Subnet { bits: bits_of(ip), prefix: 128 };
+                nets.iter().any(|net| net.contains(single))
+            }),
+            CompiledTest::Plain(Test::Service(services)) => services.contains(&event.service),
+            CompiledTest::Plain(Test::Reason(reasons)) => reasons.contains(&event.reason),
+            CompiledTest::Plain(Test::Account(names)) => {
+                event.account.or(event.submitter).is_some_and(|account| names.iter().any(|name| is_named(name, account)))
+            }
+            CompiledTest::Plain(Test::Code(codes)) => {
+                codes.iter().any(|code| event.code == *code || *code < 10 && event.code != 0 && event.code / 100 == *code)
+            }
+            CompiledTest::Plain(Test::HasAccount(wanted)) => event.account.is_some() == *wanted,
+            CompiledTest::Plain(Test::Ip(_)) => false,
+        }
+    }
+}
+
+fn is_named(name: &str, account: &[u8]) -> bool {
+    let name = name.as_bytes();
+    name == account || name.starts_with(b"@") && account.ends_with(name)
+}
+
+/// Which groups count events of which kind.
+pub fn by_kind(groups: &[Group]) -> Vec<Vec<u16>> {
+    let counting = |kind: &EventKind| {
+        groups.iter().enumerate().filter(|(_, group)| group.kinds().contains(kind)).map(|(index, _)| index as u16).collect()
+    };
+    EventKind::ALL.iter().map(counting).collect()
+}

@@ -1,0 +1,353 @@
+//! A bounded hash table of keys and what is known of each.
+//!
+//! **Invariant:** no call passes over the whole table. It is cut into 256 shards, so that growth re-hashes one of them;
+//! dead rows are swept a few buckets at a time; a full table lets the quietest key of a handful go, never a hot one before
+//! a quiet one.
+
+use hashbrown::HashTable;
+
+use super::key::spread;
+use super::snapshot::{Journal, Mark, Next};
+use crate::limits;
+
+/// What a table holds for a key.
+pub trait Value: Default {
+    fn mark(&self) -> Mark;
+    fn set_mark(&mut self, mark: Mark);
+    /// Nothing is left that could still count.
+    fn is_dead(&self, aging: &Aging) -> bool;
+    fn rank(&self, aging: &Aging) -> Rank;
+    fn encode(&self, now: i64) -> Vec<u8>;
+}
+
+/// How old things are, all in microseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Aging {
+    pub now: i64,
+    /// What is not later than this has left every window.
+    pub cutoff: i64,
+    /// A key that counts this much or more is hot.
+    pub half: u64,
+}
+
+/// Who goes first when the table is full: the smallest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rank {
+    pub hot: bool,
+    pub last: i64,
+}
+
+/// What becomes of a row after it was worked on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Keep,
+    /// Nothing was changed.
+    Untouched,
+    Remove,
+}
+
+#[derive(Debug)]
+struct Row<V> {
+    /// In pieces, so that the row of a small window needs no padding.
+    key: [u32; 4],
+    value: V,
+}
+
+#[derive(Debug)]
+struct Shard<V> {
+    rows: HashTable<Row<V>>,
+    /// Where the next search for somebody to evict begins.
+    hand: u32,
+}
+
+#[derive(Debug)]
+pub struct Table<V> {
+    shards: Vec<Shard<V>>,
+    len: usize,
+    cap: usize,
+    secret: u64,
+    sweep_shard: usize,
+    sweep_bucket: usize,
+    journal: Option<Journal>,
+    pub evictions: u64,
+}
+
+/// Buckets looked at for each new key: more than one, so that sweeping keeps up with filling.
+const SWEEP_BUCKETS: usize = 4;
+/// Buckets looked at for somebody to evict.
+const EVICTION_SCAN: usize = 128;
+
+impl<V: Value> Table<V> {
+    pub fn new(secret: u64, cap: usize, persist: bool) -> Self {
+        let shards = (0..limits::TABLE_SHARDS).map(|_| Shard { rows: HashTable::new(), hand: 0 }).collect();
+        Table {
+            shards,
+            len: 0,
+            cap: cap.max(1),
+            secret,
+            sweep_shard: 0,
+            sweep_bucket: 0,
+            journal: persist.then(Journal::new),
+            evictions: 0,
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes taken from the allocator, without what the values own.
+    pub fn allocated(&self) -> usize {
+        self.shards.iter().map(|shard| shard.rows.allocation_size()).sum()
+    }
+
+    pub fn get(&self, key: u128) -> Option<&V> {
+        let hash = spread(key, self.secret);
+        let wanted = split(key);
+        let row = self.shards.get(shard_of(hash))?.rows.find(hash, |row| row.key == wanted)?;
+        Some(&row.value)
+    }
+
+    /// Works on the row of `key`, a new one if there is none. A new row for which no room can be made is worked on and
+    /// forgotten; `newcomer_hot` says that it would be hot at once.
+    #[inline]
+    pub fn update<R>(&mut self, key: u128, aging: &Aging, newcomer_hot: bool, work: impl FnOnce(&mut V) -> (Fate, R)) -> R {
+        let hash = spread(key, self.secret);
+        let wanted = split(key);
+        let Some(shard) = self.shards.get_mut(shard_of(hash)) else { return work(&mut V::default()).1 };
+        if let Ok(mut entry) = shard.rows.find_entry(hash, |row| row.key == wanted) {
+            let (fate, result) = change(&mut self.journal, key, &mut entry.get_mut().value, aging.now, work);
+            if fate == Fate::Remove {
+                let (row, _) = entry.remove();
+                forget(&mut self.journal, key, row.value.mark());
+                self.len -= 1;
+            }
+            return result;
+        }
+        let mut value = V::default();
+        let (fate, result) = work(&mut value);
+        if fate == Fate::Keep {
+            self.insert(hash, key, value, aging, newcomer_hot);
+        }
+        result
+    }
+
+    /// Works on the row of `key` if there is one.
+    pub fn modify<R>(&mut self, key: u128, aging: &Aging, work: impl FnOnce(&mut V) -> (Fate, R)) -> Option<R> {
+        let hash = spread(key, self.secret);
+        let wanted = split(key);
+        let mut entry = self.shards.get_mut(shard_of(hash))?.rows.find_entry(hash, |row| row.key == wanted).ok()?;
+        let (fate, result) = change(&mut self.journal, key, &mut entry.get_mut().value, aging.now, work);
+        if fate == Fate::Remove {
+            let (row, _) = entry.remove();
+            forget(&mut self.journal, key, row.value.mark());
+            self.len -= 1;
+        }
+        Some(result)
+    }
+
+    /// A row as the store had it.
+    pub fn restore(&mut self, key: u128, mut value: V, aging: &Aging) {
+        value.set_mark(Mark::RESTORED);
+        self.place(key, value, aging);
+    }
+
+    /// A row of a table that this one takes the place of; the store does not have it yet.
+    pub fn adopt(&mut self, key: u128, mut value: V, aging: &Aging) {
+        let mark = self.journal.as_mut().map_or(Mark::default(), |journal| journal.changed(key, Mark::default()));
+        value.set_mark(mark);
+        self.place(key, value, aging);
+    }
+
+    fn place(&mut self, key: u128, value: V, aging: &Aging) {
+        let hash = spread(key, self.secret);
+        if value.is_dead(aging) || self.len >= self.cap && !self.make_room(shard_of(hash), aging, false) {
+            return;
+        }
+        let (secret, wanted) = (self.secret, split(key));
+        let Some(shard) = self.shards.get_mut(shard_of(hash)) else { return };
+        match shard.rows.find_mut(hash, |row| row.key == wanted) {
+            Some(row) => row.value = value,
+            None => {
+                shard.rows.insert_unique(hash, Row { key: wanted, value }, |row| spread(join(row.key), secret));
+                self.len += 1;
+            }
+        }
+    }
+
+    /// Passes over everything: for conversions on reload and for tests only.
+    pub fn iter(&self) -> impl Iterator<Item = (u128, &V)> {
+        self.shards.iter().flat_map(|shard| shard.rows.iter().map(|row| (join(row.key), &row.value)))
+    }
+
+    fn insert(&mut self, hash: u64, key: u128, mut value: V, aging: &Aging, newcomer_hot: bool) {
+        self.sweep(SWEEP_BUCKETS, aging);
+        let index = shard_of(hash);
+        if self.len >= self.cap && !self.make_room(index, aging, newcomer_hot) {
+            self.evictions += 1;
+            return;
+        }
+        if let Some(journal) = &mut self.journal {
+            value.set_mark(journal.changed(key, Mark::default()));
+        }
+        let secret = self.secret;
+        if let Some(shard) = self.shards.get_mut(index) {
+            shard.rows.insert_unique(hash, Row { key: split(key), value }, |row| spread(join(row.key), secret));
+            self.len += 1;
+        }
+    }
+
+    /// Looks at the next `buckets` buckets and removes the dead rows among them.
+    pub fn sweep(&mut self, buckets: usize, aging: &Aging) {
+        if self.len == 0 {
+            return;
+        }
+        for _ in 0..buckets {
+            let Some(shard) = self.shards.get_mut(self.sweep_shard) else {
+                self.sweep_shard = 0;
+                continue;
+            };
+            if self.sweep_bucket >= shard.rows.num_buckets() || shard.rows.is_empty() {
+                shrink(shard, self.secret);
+                self.sweep_shard += 1;
+                self.sweep_bucket = 0;
+                continue;
+            }
+            if remove_if(shard, self.sweep_bucket, &mut self.journal, aging.now, |value| value.is_dead(aging)) {
+                self.len -= 1;
+            }
+            self.sweep_bucket += 1;
+        }
+    }
+
+    /// Lets a dead or quiet row of the shard go. False: all that were looked at are hot, and the newcomer is not.
+    fn make_room(&mut self, index: usize, aging: &Aging, newcomer_hot: bool) -> bool {
+        let shards = self.shards.len();
+        let occupied = (0..shards)
+            .map(|step| (index + step) % shards)
+            .find(|index| self.shards.get(*index).is_some_and(|shard| !shard.rows.is_empty()));
+        let Some(shard) = occupied.and_then(|index| self.shards.get_mut(index)) else { return false };
+        let buckets = shard.rows.num_buckets();
+        // A hot newcomer may only take a hot one's place when no quiet one is left at all.
+        let scan = if newcomer_hot { buckets } else { EVICTION_SCAN.min(buckets) };
+        let mut best: Option<(Rank, usize)> = None;
+        for step in 0..scan {
+            let bucket = (shard.hand as usize + step) % buckets;
+            let Some(row) = shard.rows.get_bucket(bucket) else { continue };
+            let rank = if row.value.is_dead(aging) { Rank { hot: false, last: i64::MIN } } else { row.value.rank(aging) };
+            if best.is_none_or(|(least, _)| rank < least) {
+                best = Some((rank, bucket));
+                if rank.last == i64::MIN {
+                    break;
+                }
+            }
+        }
+        shard.hand = ((shard.hand as usize + scan) % buckets) as u32;
+        let Some((rank, bucket)) = best.filter(|(rank, _)| newcomer_hot || !rank.hot) else { return false };
+        if remove_if(shard, bucket, &mut self.journal, aging.now, |_| true) {
+            self.len -= 1;
+            self.evictions += u64::from(rank.last != i64::MIN);
+        }
+        true
+    }
+
+    pub fn freeze(&mut self) {
+        if let Some(journal) = &mut self.journal {
+            journal.freeze();
+        }
+    }
+
+    /// Writes up to `max` frozen rows; returns how many keys were looked at, fewer than `max` when all are written.
+    pub fn write_frozen(&mut self, max: usize, now: i64, mut emit: impl FnMut(u128, Vec<u8>)) -> usize {
+        let Some(journal) = &mut self.journal else { return 0 };
+        for done in 0..max {
+            match journal.next() {
+                None => return done,
+                Some(Next::Gone(key)) => emit(key, Vec::new()),
+                Some(Next::Early(key, value)) => emit(key, value),
+                Some(Next::Dirty(key)) => {
+                    let hash = spread(key, self.secret);
+                    let wanted = split(key);
+                    let Some(shard) = self.shards.get_mut(shard_of(hash)) else { continue };
+                    let Some(row) = shard.rows.find_mut(hash, |row| row.key == wanted) else { continue };
+                    if let Some(mark) = journal.written(row.value.mark()) {
+                        emit(key, row.value.encode(now));
+                        row.value.set_mark(mark);
+                    }
+                }
+            }
+        }
+        max
+    }
+}
+
+fn change<V: Value, R>(
+    journal: &mut Option<Journal>,
+    key: u128,
+    value: &mut V,
+    now: i64,
+    work: impl FnOnce(&mut V) -> (Fate, R),
+) -> (Fate, R) {
+    let Some(journal) = journal else { return work(value) };
+    let mark = journal.before_change(key, value.mark(), || value.encode(now));
+    value.set_mark(mark);
+    let (fate, result) = work(value);
+    if fate == Fate::Keep {
+        let mark = journal.changed(key, value.mark());
+        value.set_mark(mark);
+    }
+    (fate, result)
+}
+
+fn forget(journal: &mut Option<Journal>, key: u128, mark: Mark) {
+    if let Some(journal) = journal {
+        journal.removed(key, mark);
+    }
+}
+
+fn remove_if<V: Value>(
+    shard: &mut Shard<V>,
+    bucket: usize,
+    journal: &mut Option<Journal>,
+    now: i64,
+    condition: impl FnOnce(&V) -> bool,
+) -> bool {
+    let Ok(entry) = shard.rows.get_bucket_entry(bucket) else { return false };
+    if !condition(&entry.get().value) {
+        return false;
+    }
+    let (row, _) = entry.remove();
+    let key = join(row.key);
+    let mark = match journal {
+        Some(journal) => journal.before_change(key, row.value.mark(), || row.value.encode(now)),
+        None => row.value.mark(),
+    };
+    forget(journal, key, mark);
+    true
+}
+
+/// Gives memory back after a flood.
+fn shrink<V>(shard: &mut Shard<V>, secret: u64) {
+    let len = shard.rows.len();
+    if shard.rows.num_buckets() > 64 && len < shard.rows.num_buckets() / 8 {
+        shard.rows.shrink_to(len * 2, |row| spread(join(row.key), secret));
+        shard.hand = 0;
+    }
+}
+
+/// Other bits than the ones hashbrown takes for the bucket (lowest) and the tag (highest seven).
+const fn shard_of(hash: u64) -> usize {
+    (hash >> 40) as usize % limits::TABLE_SHARDS
+}
+
+const fn split(key: u128) -> [u32; 4] {
+    [key as u32, (key >> 32) as u32, (key >> 64) as u32, (key >> 96) as u32]
+}
+
+const fn join(key: [u32; 4]) -> u128 {
+    key[0] as u128 | (key[1] as u128) << 32 | (key[2] as u128) << 64 | (key[3] as u128) << 96
+}
