@@ -11,6 +11,7 @@ use hashbrown::HashTable;
 use super::decision::{Ban, Cause};
 use super::jail::Scope;
 use super::key::{Subnet, mask, spread};
+use super::table::shard_of;
 use crate::event::Service;
 use crate::limits;
 use crate::time::Timestamp;
@@ -66,7 +67,7 @@ impl Entry {
     }
 
     const fn end(&self) -> End {
-        End { until: self.until, bits: self.bits, prefix: self.prefix, scope: self.scope }
+        End { until: self.until, hash: hash_of(self.key()) }
     }
 
     /// In force at `at`.
@@ -75,20 +76,11 @@ impl Entry {
     }
 }
 
-/// The place of a ban in the queue of ends.
+/// The place of a ban in the queue of ends. The hash finds the ban again, with its end: half the size of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct End {
     until: i64,
-    bits: [u64; 2],
-    prefix: u8,
-    scope: Scope,
-}
-
-impl End {
-    const fn key(&self) -> BanKey {
-        let bits = (self.bits[0] as u128) << 64 | self.bits[1] as u128;
-        BanKey { subnet: Subnet { bits, prefix: self.prefix }, scope: self.scope }
-    }
+    hash: u64,
 }
 
 /// What came of [`Ledger::add`].
@@ -218,8 +210,13 @@ impl Ledger {
 
     /// Takes out a ban that has ended by `now`.
     pub fn pop_ended(&mut self, now: i64) -> Option<Entry> {
-        let end = self.ends.first().filter(|end| end.until <= now)?;
-        self.remove(end.key())
+        let end = *self.ends.first().filter(|end| end.until <= now)?;
+        let key = self.of_end(end)?.key();
+        self.remove(key)
+    }
+
+    fn of_end(&self, end: End) -> Option<&Entry> {
+        self.shards.get(shard_of(end.hash))?.find(end.hash, |entry| entry.end() == end)
     }
 
     /// Takes out the ban that would end first, to make room.
@@ -237,7 +234,7 @@ impl Ledger {
     pub fn by_end(&self, after: Option<(i64, BanKey)>) -> impl Iterator<Item = &Entry> {
         let after = after.map(|(until, key)| Entry::new(key, 0, 0, until).end());
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.ends.range((from, Bound::Unbounded)).filter_map(|end| self.get(end.key()))
+        self.ends.range((from, Bound::Unbounded)).filter_map(|end| self.of_end(*end))
     }
 
     /// Turns back everything that changed since then. Returns what must be lifted and what must be put in force.
@@ -350,10 +347,6 @@ const fn key_around(bits: u128, scope: Scope, prefix: u8) -> BanKey {
 /// Bans are made by us, not chosen by attackers one by one; the hash needs no secret.
 const fn hash_of(key: BanKey) -> u64 {
     spread(key.subnet.bits, (key.subnet.prefix as u64) << 8 | key.scope as u64)
-}
-
-const fn shard_of(hash: u64) -> usize {
-    (hash >> 40) as usize % limits::TABLE_SHARDS
 }
 
 /// Names of jails and operators' reasons, by number.

@@ -106,6 +106,8 @@ pub struct Engine {
     /// Bans that jails of `on = ["banned"]` have not seen yet.
     feedback: VecDeque<Feedback>,
     fired: Vec<Firing>,
+    places: Vec<counting::Place>,
+    hashes: Vec<(u16, u64)>,
     saving: Option<Saving>,
     /// Restored bans that were made after the state that was restored, by their beginning.
     upcoming: VecDeque<Ban>,
@@ -145,7 +147,7 @@ const SWEEP_EVERY_MICROS: i64 = 10_000_000;
 const SWEEP_BUCKETS: usize = 4_096;
 /// Bans that end in one call; the next call goes on.
 const ENDED_PER_EVENT: usize = 32;
-const ENDED_PER_TIMEOUT: usize = 4_096;
+const ENDED_PER_TIMEOUT: usize = 1_024;
 
 impl Engine {
     pub fn new(config: EngineConfig, now: Timestamp) -> Engine {
@@ -171,6 +173,8 @@ impl Engine {
             decisions: VecDeque::new(),
             feedback: VecDeque::new(),
             fired: Vec::new(),
+            places: Vec::new(),
+            hashes: Vec::new(),
             saving: None,
             upcoming: VecDeque::new(),
             is_resumed: false,

@@ -101,6 +101,8 @@ impl Group {
         let id = table_id(&identity);
         let matcher = Matcher::new(first);
         let (parts, measure, forgive, weight) = (first.key.clone(), first.measure, first.forgive, first.weight.clone());
+        // A window of the whole host holds too much to be searched at every login, and what it holds is not one client's.
+        let forgive = forgive && parts.iter().any(|part| matches!(part, KeyPart::Ip | KeyPart::Network | KeyPart::Account));
         let rules: Vec<Rule> = jails.into_iter().enumerate().map(|(slot, jail)| Rule::new(jail, slot as u8)).collect();
         let strangers_only = rules.iter().any(|rule| rule.bans_contributors != 0);
         let units = small_units(&rules, forgive);

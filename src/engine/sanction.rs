@@ -72,10 +72,10 @@ pub struct History {
     memory: i64,
 }
 
-/// The last eight bans of a subject, in seconds since 1970; more of them change nothing.
+/// The last six bans of a subject, in seconds since 1970; more of them change nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Past {
-    stamps: [u32; 8],
+    stamps: [u32; 6],
     len: u8,
     mark: Mark,
 }
@@ -166,6 +166,7 @@ impl Past {
         self.stamps.get(..usize::from(self.len)).unwrap_or_default()
     }
 
+    /// False where it is known already.
     fn note(&mut self, stamp: u32) -> bool {
         if self.stamps().contains(&stamp) {
             return false;
@@ -186,7 +187,7 @@ impl Past {
 
     fn retain(&mut self, keep: impl Fn(u32) -> bool) {
         let kept: Vec<u32> = self.stamps().iter().copied().filter(|stamp| keep(*stamp)).collect();
-        self.stamps = [0; 8];
+        self.stamps = [0; 6];
         self.len = kept.len() as u8;
         self.stamps.iter_mut().zip(kept).for_each(|(place, stamp)| *place = stamp);
     }

@@ -21,6 +21,9 @@ impl Mark {
     /// Of a row that came from the store.
     pub const RESTORED: Mark = Mark(Mark::SAVED);
 
+    pub(super) const fn touch(self) -> u32 {
+        self.0 as u32
+    }
     const fn generation(self) -> u8 {
         self.0 & Mark::GENERATION
     }

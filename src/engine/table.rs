@@ -112,6 +112,15 @@ impl<V: Value> Table<V> {
         Some(&row.value)
     }
 
+    /// Reads both ends of the first row whose tag fits, right or not, and nothing depends on it: the processor need not wait.
+    #[inline]
+    pub fn touch(&self, hash: u64) -> u32 {
+        self.shards
+            .get(shard_of(hash))
+            .and_then(|shard| shard.rows.find(hash, |_| true))
+            .map_or(0, |row| row.key[0] ^ row.value.mark().touch())
+    }
+
     /// Works on the row of `key`, a new one if there is none. A new row for which no room can be made is worked on and
     /// forgotten; `newcomer_hot` says that it would be hot at once.
     #[inline]
@@ -339,9 +348,15 @@ fn shrink<V>(shard: &mut Shard<V>, secret: u64) {
     }
 }
 
-/// Other bits than the ones hashbrown takes for the bucket (lowest) and the tag (highest seven).
-const fn shard_of(hash: u64) -> usize {
-    (hash >> 40) as usize % limits::TABLE_SHARDS
+/// The last shard gets twice as many keys as the first, so that shards double one after the other: neither does all of the
+/// memory double at once, nor is the whole table ever as empty as a shard that just did.
+pub(super) const fn shard_of(hash: u64) -> usize {
+    // Other bits than the ones hashbrown takes for the bucket (lowest) and the tag (highest seven).
+    let part = (hash >> 40) & 0xffff;
+    // 256 · log₂(1 + part), nearly: log₂(1 + x) ≈ x + 0.344 x (1 − x).
+    let bend = ((part * (0x1_0000 - part)) >> 16) * 88;
+    let shard = (part * limits::TABLE_SHARDS as u64 + bend) >> 16;
+    if shard < limits::TABLE_SHARDS as u64 { shard as usize } else { limits::TABLE_SHARDS - 1 }
 }
 
 const fn split(key: u128) -> [u32; 4] {

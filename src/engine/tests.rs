@@ -536,7 +536,7 @@ fn a9_networks_full_of_banned_addresses_are_banned() {
         (0..count).flat_map(|n| told(&world.fails(6, &ip(n), "x"))).filter(|ban| ban.contains('/')).collect()
     };
     assert_eq!(bans(&mut world, 9, &|n| format!("192.0.2.{n}")), ["ban 192.0.2.0/24 auth 3600"]);
-    let wide = bans(&mut world, 64, &|n| format!("2001:db8:1:{:x}::1", (n / 16) << 8 | n % 16));
+    let wide = bans(&mut world, 64, &|n| format!("2001:db8:1:{:x}::1", n / 16 * 256 + n % 16));
     let wider: Vec<_> = wide.iter().filter(|ban| !ban.contains("/64")).collect();
     assert_eq!(
         wider,
@@ -716,4 +716,10 @@ fn bans_come_back_from_the_store() {
     assert!(other.fails(4, "192.0.2.1", "x").is_empty() && other.fails(4, "192.0.2.2", "x").is_empty());
     assert_eq!(told(&other.wait(2 * HOUR)), ["unban 192.0.2.1"], "the permanent one stays");
     assert_eq!(told(&other.fails(6, "192.0.2.1", "x")), ["ban 192.0.2.1 auth 14400"], "its history came with it");
+}
+
+#[test]
+fn the_engine_may_move_to_its_thread() {
+    fn is_send<T: Send>(_: &T) {}
+    is_send(&World::new(Vec::new()).engine);
 }

@@ -1,5 +1,6 @@
 //! What follows when a limit is reached.
 
+use std::hash::Hasher;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -309,12 +310,23 @@ impl Engine {
 
 /// The same decision has the same id, on every host and after every restart.
 fn decision_id(decision: &Decision) -> u64 {
-    let (kind, subject) = match &decision.subject {
-        Subject::Net(net) => ("net", net.to_string()),
-        Subject::Account(name) => ("account", name.clone()),
-    };
-    let text = format!("{} {} {kind} {subject} {} {}", decision.time.micros(), decision.verb, decision.jail, decision.scope);
-    SipHasher13::new_with_keys(0, 0).hash(text.as_bytes())
+    let mut hasher = SipHasher13::new_with_keys(0, 0);
+    // Little-endian everywhere, and each text with its length: `hash` methods may change, this may not.
+    hasher.write(&decision.time.micros().to_le_bytes());
+    hasher.write(&[decision.verb as u8, decision.scope as u8]);
+    match &decision.subject {
+        Subject::Net(net) => {
+            let subnet = Subnet::new(*net);
+            hasher.write(&subnet.bits.to_le_bytes());
+            hasher.write(&[subnet.prefix]);
+        }
+        Subject::Account(name) => {
+            hasher.write(&(name.len() as u64).to_le_bytes());
+            hasher.write(name.as_bytes());
+        }
+    }
+    hasher.write(decision.jail.as_bytes());
+    hasher.finish()
 }
 
 pub(super) fn end(now: i64, duration: Option<Duration>) -> i64 {

@@ -176,7 +176,7 @@ impl Value for Small {
 
     fn encode(&self, now: i64) -> Vec<u8> {
         let mut out = Vec::with_capacity(SHARERS_MAX + Small::UNITS * 16);
-        write_levels(&[self.level, 0, 0, 0, 0, 0, 0, 0], &mut out);
+        write_levels(&[self.level, 0, 0, 0, 0, 0, 0], &mut out);
         write_units(self.live().iter().map(|slot| Unit::new(When::new(slot.stamp(now), 0), 1, slot.tag())), &mut out);
         out
     }

@@ -14,10 +14,77 @@ struct One {
 
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    /// By rising value, so that the addresses of one network stand together.
-    values: Vec<One>,
+    values: Values,
     levels: Levels,
     mark: Mark,
+}
+
+/// By rising value, so that the addresses of one network stand together. Most keys never see more than one value: that one
+/// needs no memory of its own.
+#[derive(Clone, Debug)]
+enum Values {
+    One(One),
+    Many(Vec<One>),
+}
+
+impl Default for Values {
+    fn default() -> Self {
+        Values::Many(Vec::new())
+    }
+}
+
+impl std::ops::Deref for Values {
+    type Target = [One];
+    fn deref(&self) -> &[One] {
+        match self {
+            Values::One(one) => std::slice::from_ref(one),
+            Values::Many(many) => many,
+        }
+    }
+}
+
+impl std::ops::DerefMut for Values {
+    fn deref_mut(&mut self) -> &mut [One] {
+        match self {
+            Values::One(one) => std::slice::from_mut(one),
+            Values::Many(many) => many,
+        }
+    }
+}
+
+impl Values {
+    fn find(&self, value: u128) -> Result<usize, usize> {
+        self.binary_search_by_key(&value, One::value)
+    }
+
+    fn insert(&mut self, index: usize, one: One) {
+        match self {
+            Values::One(first) => {
+                let mut many = Vec::with_capacity(2);
+                many.push(*first);
+                many.insert(index.min(1), one);
+                *self = Values::Many(many);
+            }
+            Values::Many(many) if many.is_empty() => *self = Values::One(one),
+            Values::Many(many) => many.insert(index, one),
+        }
+    }
+
+    fn retain(&mut self, keep: impl Fn(&One) -> bool) {
+        match self {
+            Values::One(one) if keep(one) => {}
+            Values::One(_) => *self = Values::default(),
+            Values::Many(many) => many.retain(keep),
+        }
+    }
+
+    fn remove(&mut self, index: usize) {
+        match self {
+            Values::Many(many) if index < many.len() => drop(many.remove(index)),
+            Values::Many(_) => {}
+            Values::One(_) => *self = Values::default(),
+        }
+    }
 }
 
 impl One {
@@ -61,7 +128,7 @@ impl Window for Seen {
     }
 
     fn add(&mut self, addition: &Addition, terms: &Terms) {
-        match self.values.binary_search_by_key(&addition.value, One::value) {
+        match self.values.find(addition.value) {
             Ok(index) => {
                 if let Some(one) = self.values.get_mut(index) {
                     one.when = When::new(one.when.stamp().max(addition.stamp), 0);
@@ -69,10 +136,6 @@ impl Window for Seen {
             }
             Err(index) => {
                 let value = [(addition.value >> 64) as u64, addition.value as u64];
-                // Most keys stay at one or two values: no spare room for those.
-                if self.values.len() < 4 {
-                    self.values.reserve_exact(1);
-                }
                 self.values.insert(index, One { value, when: When::new(addition.stamp, 0) });
                 self.trim(terms);
             }
@@ -103,7 +166,7 @@ impl Window for Seen {
     }
 
     fn clear(&mut self, slot: u8, terms: &Terms) {
-        for one in &mut self.values {
+        for one in self.values.iter_mut() {
             one.when = one.when.consume(1 << slot);
         }
         self.values.retain(|one| one.when.consumed() & terms.sharers != terms.sharers);
@@ -123,7 +186,7 @@ impl Window for Seen {
     }
 
     fn forgive(&mut self, _tag: u16, value: Option<u128>, _terms: &Terms) -> bool {
-        let found = value.and_then(|value| self.values.binary_search_by_key(&value, One::value).ok());
+        let found = value.and_then(|value| self.values.find(value).ok());
         found.map(|index| self.values.remove(index)).is_some()
     }
 
@@ -136,7 +199,11 @@ impl Window for Seen {
             values.push(One { value, when: When::restore(reader.i64()?, slots, terms.now) });
         }
         values.retain(|one| one.when.consumed() & terms.sharers != terms.sharers);
-        values.is_sorted_by_key(One::value).then_some(Seen { values, levels, mark: Mark::default() })
+        if !values.is_sorted_by_key(One::value) {
+            return None;
+        }
+        let values = if let [one] = values.as_slice() { Values::One(*one) } else { Values::Many(values) };
+        Some(Seen { values, levels, mark: Mark::default() })
     }
 }
 
@@ -161,11 +228,21 @@ impl Value for Seen {
     fn encode(&self, _now: i64) -> Vec<u8> {
         let mut out = Vec::with_capacity(SHARERS_MAX + self.values.len() * 24);
         write_levels(&self.levels, &mut out);
-        for one in &self.values {
+        for one in self.values.iter() {
             out.extend_from_slice(&one.value[0].to_le_bytes());
             out.extend_from_slice(&one.value[1].to_le_bytes());
             out.extend_from_slice(&one.when.raw().to_le_bytes());
         }
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_with_one_value_is_small() {
+        assert!(size_of::<Seen>() <= 40);
     }
 }

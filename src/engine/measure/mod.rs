@@ -17,8 +17,8 @@ use count::Small;
 use distinct::Seen;
 use sum::Weighted;
 
-/// Jails that can share one table: each has a bit in every unit.
-pub const SHARERS_MAX: usize = 8;
+/// Jails that can share one table: each has a bit in every unit. With the mark their levels make eight bytes.
+pub const SHARERS_MAX: usize = 7;
 /// A longer findtime is cut to this: stamps of small windows repeat after 8.9 years.
 pub const FINDTIME_MICROS_MAX: i64 = 400 * 86_400 * 1_000_000;
 
@@ -138,7 +138,7 @@ pub trait Window: Value {
     /// Forgets what one (ip, account) added; true if that was anything.
     fn forgive(&mut self, tag: u16, value: Option<u128>, terms: &Terms) -> bool;
     /// Reads what `encode` wrote, also that of another representation of the same measure. `slots` says for each bit as it
-    /// was stored which bit it is now (8: none).
+    /// was stored which bit it is now (7: none).
     fn decode(bytes: &[u8], slots: &[u8; SHARERS_MAX], terms: &Terms) -> Option<Self>;
 }
 
@@ -185,6 +185,12 @@ impl Windows {
         fired: &mut Vec<Firing>,
     ) {
         each!(self, table => count_in(table, key, addition, terms, rules, fired));
+    }
+
+    /// Reads a row that hashes like that.
+    #[inline]
+    pub fn touch(&self, hash: u64) -> u32 {
+        each!(self, table => table.touch(hash))
     }
 
     pub fn forgive(&mut self, key: u128, tag: u16, value: Option<u128>, terms: &Terms) {
@@ -383,4 +389,4 @@ pub(super) fn read_levels(reader: &mut Reader<'_>, slots: &[u8; SHARERS_MAX]) ->
 }
 
 /// Every bit stays what it was.
-pub const SAME_SLOTS: [u8; SHARERS_MAX] = [0, 1, 2, 3, 4, 5, 6, 7];
+pub const SAME_SLOTS: [u8; SHARERS_MAX] = [0, 1, 2, 3, 4, 5, 6];
