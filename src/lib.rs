@@ -8,6 +8,8 @@ pub mod event;
 pub mod limits;
 pub mod time;
 
+pub mod pipeline;
+
 pub mod source;
 
 pub mod parse;

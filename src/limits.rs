@@ -41,9 +41,15 @@ pub const EVIDENCE_LINE_BYTES_MAX: usize = 400;
 pub const ACCOUNT_BYTES_MAX: usize = 255;
 /// Decisions waiting for the core to pick them up.
 pub const DECISIONS_PENDING_MAX: usize = 1_000_000;
+/// Bytes of one file of the configuration.
+pub const CONFIG_FILE_BYTES_MAX: usize = 8 << 20;
 /// Jails in one configuration.
 pub const JAILS_MAX: usize = 256;
 /// Bytes of one request on the control socket.
 pub const CONTROL_REQUEST_BYTES_MAX: usize = 1 << 20;
 /// Control connections served at once.
 pub const CONTROL_CONNECTIONS_MAX: usize = 64;
+/// Connections whose failures are remembered until they end.
+pub const SESSIONS_MAX: usize = 65_536;
+/// Rows that wait for a disk; what comes beyond them is not saved.
+pub const STORE_PENDING_ROWS_MAX: usize = 1_000_000;

@@ -32,11 +32,42 @@ impl Timestamp {
     }
     /// RFC 3339 in UTC with microseconds, as `--json` prints it.
     pub fn rfc3339(self) -> String {
-        match jiff::Timestamp::from_microsecond(self.0) {
-            Ok(stamp) => format!("{stamp:.6}"),
-            Err(_) => "never".to_owned(),
-        }
+        let mut text = String::with_capacity(27);
+        self.write_rfc3339(&mut text).expect("a String takes everything");
+        text
     }
+
+    /// As [`Timestamp::rfc3339`], without an allocation.
+    pub fn write_rfc3339(self, out: &mut impl fmt::Write) -> fmt::Result {
+        let (seconds, micros) = (self.seconds(), self.0.rem_euclid(1_000_000));
+        let Some((year, month, day)) = civil(seconds.div_euclid(86_400)) else { return out.write_str("never") };
+        let second = seconds.rem_euclid(86_400);
+        let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+        let mut text = *b"0000-00-00T00:00:00.000000Z";
+        for (place, digits, value) in
+            [(0, 4, year), (5, 2, month), (8, 2, day), (11, 2, hour), (14, 2, minute), (17, 2, second), (20, 6, micros)]
+        {
+            let mut rest = value;
+            for digit in text[place..place + digits].iter_mut().rev() {
+                *digit = b'0' + (rest % 10) as u8;
+                rest /= 10;
+            }
+        }
+        out.write_str(std::str::from_utf8(&text).expect("digits are ASCII"))
+    }
+}
+
+/// Year, month and day of a day since 1970-01-01, for the years 0 to 9999. Howard Hinnant's `civil_from_days`.
+fn civil(days: i64) -> Option<(i64, i64, i64)> {
+    let days = days.checked_add(719_468)?;
+    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    (0..=9_999).contains(&year).then_some((year, month, day))
 }
 
 impl From<SystemTime> for Timestamp {
@@ -102,5 +133,22 @@ impl SteadyClock {
 impl Clock for SteadyClock {
     fn now(&self) -> Timestamp {
         self.anchor + self.started.elapsed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rfc3339_is_what_jiff_writes() {
+        let day = 86_400_000_000i64;
+        let mut micros: Vec<i64> = (-719_000..2_900_000).step_by(97).map(|n| n * day + n * 7_919).collect();
+        micros.extend([0, -1, 951_782_399_999_999, 951_782_400_000_000, 1_795_485_600_477_488]);
+        for micros in micros {
+            let expected = format!("{:.6}", jiff::Timestamp::from_microsecond(micros).unwrap());
+            assert_eq!(Timestamp::from_micros(micros).rfc3339(), expected);
+        }
+        assert_eq!((Timestamp::NEVER.rfc3339(), Timestamp::from_micros(i64::MIN).rfc3339()), ("never".to_owned(), "never".to_owned()));
     }
 }

@@ -325,6 +325,7 @@ fn config() -> EngineConfig {
         sanction: SanctionConfig::default(),
         seed: Seed([3, 4]),
         persist: true,
+        enforced: true,
         keys_per_table_max: KEYS_MAX,
         bans_max: BANS_MAX,
     }

@@ -22,9 +22,9 @@ pub(super) fn bans(global: &Global) -> ExitCode {
         if print(global, &page.bans, &mut table).is_err() {
             return ExitCode::SUCCESS; // the reader has gone
         }
-        match page.bans.last() {
-            Some(last) if page.more => after = Some((last.ip, last.scope)),
-            _ => break,
+        after = page.next;
+        if after.is_none() {
+            break;
         }
     }
     if !global.json {
@@ -48,6 +48,12 @@ fn print(global: &Global, bans: &[BanView], table: &mut Table) -> io::Result<()>
 
 fn row(ban: &BanView) -> Vec<String> {
     let ends = ban.remaining_seconds.map_or_else(|| "never".to_owned(), table::span);
-    let reason = if ban.ineffective { format!("{} (DOES NOT BITE: its lines keep coming)", ban.reason) } else { ban.reason.clone() };
-    vec![crate::address::display(ban.ip), ban.scope.to_string(), ban.jail.clone(), table::local_time(&ban.since), ends, table::printable(&reason)]
+    vec![
+        crate::address::display(ban.ip),
+        ban.scope.to_string(),
+        ban.jail.clone(),
+        table::local_time(&ban.since),
+        ends,
+        table::printable(&ban.reason),
+    ]
 }

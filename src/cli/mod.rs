@@ -1,7 +1,221 @@
-//! The tool: one file a verb.
+//! The tool: one file a verb. Tables for people, `--json` for programs.
+//!
+//! Exit status: 0 ok · 1 failed · 2 usage · 3 daemon not running · 4 not found.
 
+mod ban;
+mod check;
+mod json;
+mod list;
+mod logs;
+mod monitor;
+mod parse;
+mod replay;
+mod status;
+mod table;
+mod teardown;
+mod test_filter;
+mod when;
+mod why;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnetwork::IpNetwork;
+
+use crate::control::client::{Client, ClientError};
+use crate::control::{Code, Request, Response};
+use crate::engine::jail::Scope;
+
+pub const FAILED: u8 = 1;
+pub const USAGE: u8 = 2;
+pub const NOT_RUNNING: u8 = 3;
+pub const NOT_FOUND: u8 = 4;
+
+/// Guards a mail host: bans abusive clients, stops stolen accounts.
+#[derive(Parser)]
+#[command(name = "mailwarden", version, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Args, Clone, Debug)]
+struct Global {
+    /// Answer in JSON, for programs.
+    #[arg(long, global = true)]
+    json: bool,
+    /// The daemon's control socket.
+    #[arg(long, global = true, env = "MAILWARDEN_SOCKET", value_name = "PATH", default_value = "/run/mailwarden/control.sock")]
+    socket: PathBuf,
+    /// Directory with mailwarden.toml, jail.d and filters [default: /etc/mailwarden over /usr/share/mailwarden].
+    #[arg(long, global = true, value_name = "DIR")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Ban addresses or networks at once.
+    Ban {
+        #[arg(required = true, value_name = "ADDR|NET")]
+        nets: Vec<IpNetwork>,
+        /// How long: 10m, 1h30m, 2d, forever.
+        #[arg(long = "for", value_name = "TIME", default_value = "1h", value_parser = when::ban_time)]
+        duration: when::BanTime,
+        /// Which ports to close.
+        #[arg(long, default_value = "mail", value_parser = scope)]
+        scope: Scope,
+        /// Kept with the ban and shown by `why`.
+        #[arg(long, default_value = "")]
+        reason: String,
+        /// Even own addresses, ignored ones and networks wider than /8.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Lift bans.
+    Unban {
+        #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "ADDR|NET")]
+        nets: Vec<IpNetwork>,
+        /// Lift every ban.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Take back every decision since a time: `02:00`, `2h` (ago), `2026-11-24T02:00:00Z`.
+    Undo {
+        #[arg(long, value_name = "TIME", value_parser = when::since)]
+        since: crate::time::Timestamp,
+    },
+    /// What the daemon does: jails, sources, firewall.
+    Status { jail: Option<String> },
+    /// What is in force.
+    List {
+        #[arg(value_enum, default_value = "bans")]
+        what: Listed,
+    },
+    /// Why an address is banned, or how near it is to a ban.
+    Why {
+        #[arg(value_name = "ADDR|ACCOUNT")]
+        subject: String,
+    },
+    /// Print decisions as they fall.
+    Monitor,
+    /// Read the configuration again; a bad one changes nothing.
+    Reload,
+    /// Check the configuration; needs no daemon.
+    Check,
+    /// Print the events in a log, one JSON object a recognised line.
+    Parse(parse::Args),
+    /// Run old logs through the whole engine on their own clock; enforces nothing.
+    Replay(replay::Args),
+    /// Show which pattern of a filter hits or misses which line, and why.
+    TestFilter {
+        filter: String,
+        #[arg(value_name = "FILE|-")]
+        file: Option<PathBuf>,
+    },
+    /// Remove everything from the kernel; needs no daemon.
+    Teardown {
+        /// The table's name [default: the configuration's].
+        #[arg(long)]
+        table: Option<String>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Listed {
+    Bans,
+}
+
+/// As `mailwarden check`, for `mailwardend --check`.
+pub(crate) fn check(config: Option<&std::path::Path>) -> ExitCode {
+    check::run(config, false)
+}
+
+/// Runs the tool and says how it went.
 pub fn main() -> ExitCode {
-    ExitCode::from(2)
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // `--help` and `--version` come here too; clap knows which of them is an error.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
+        }
+    };
+    run(cli)
+}
+
+fn run(Cli { global, verb }: Cli) -> ExitCode {
+    match verb {
+        Verb::Ban { nets, duration, scope, reason, force } => ban::ban(&global, nets, duration, scope, reason, force),
+        Verb::Unban { nets, all } => ban::unban(&global, nets, all),
+        Verb::Undo { since } => ban::undo(&global, since),
+        Verb::Status { jail } => status::run(&global, jail),
+        Verb::List { what: Listed::Bans } => list::bans(&global),
+        Verb::Why { subject } => why::run(&global, subject),
+        Verb::Monitor => monitor::run(&global),
+        Verb::Reload => simple(&global, &Request::Reload),
+        Verb::Check => check::run(global.config.as_deref(), global.json),
+        Verb::Parse(args) => parse::run(global.config.as_deref(), &args),
+        Verb::Replay(args) => replay::run(global.config.as_deref(), global.json, &args),
+        Verb::TestFilter { filter, file } => test_filter::run(global.config.as_deref(), &filter, file.as_deref(), global.json),
+        Verb::Teardown { table } => teardown::run(&global, table),
+    }
+}
+
+/// One request, its message printed.
+fn simple(global: &Global, request: &Request) -> ExitCode {
+    match call(global, request) {
+        Ok(response) => {
+            print_message(global, &response);
+            ExitCode::SUCCESS
+        }
+        Err(code) => code,
+    }
+}
+
+/// One request; an answer that is no success is printed and turned into the exit status.
+fn call(global: &Global, request: &Request) -> Result<Response, ExitCode> {
+    let answer = Client::connect(&global.socket).and_then(|mut client| client.call(request));
+    match answer {
+        Ok(response) if response.code == Code::Ok => Ok(response),
+        Ok(response) => Err(refuse(global, &response)),
+        Err(error) => Err(report(&error)),
+    }
+}
+
+fn refuse(global: &Global, response: &Response) -> ExitCode {
+    if global.json {
+        println!("{}", serde_json::to_string(response).unwrap_or_default());
+    } else {
+        eprintln!("mailwarden: {}", response.message);
+    }
+    ExitCode::from(if response.code == Code::NotFound { NOT_FOUND } else { FAILED })
+}
+
+fn report(error: &ClientError) -> ExitCode {
+    match error {
+        ClientError::NotRunning(text) => {
+            eprintln!("mailwarden: {text}");
+            ExitCode::from(NOT_RUNNING)
+        }
+        ClientError::Failed(text) => {
+            eprintln!("mailwarden: {text}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn print_message(global: &Global, response: &Response) {
+    if global.json {
+        println!("{}", serde_json::to_string(response).unwrap_or_default());
+    } else {
+        println!("{}", response.message);
+    }
+}
+
+fn scope(text: &str) -> Result<Scope, String> {
+    text.parse()
+        .map_err(|()| format!("no such scope; there are: {}", Scope::ALL.iter().map(|scope| scope.as_str()).collect::<Vec<_>>().join(", ")))
 }

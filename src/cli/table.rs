@@ -12,7 +12,8 @@ impl Table {
         inner.load_style(comfy_table::presets::NOTHING);
         inner.set_header(header.iter().copied());
         // A pipe gets whole rows; a terminal gets wrapped ones.
-        let arrangement = if io::stdout().is_terminal() { comfy_table::ContentArrangement::Dynamic } else { comfy_table::ContentArrangement::Disabled };
+        let arrangement =
+            if io::stdout().is_terminal() { comfy_table::ContentArrangement::Dynamic } else { comfy_table::ContentArrangement::Disabled };
         inner.set_content_arrangement(arrangement);
         Table { inner }
     }

@@ -8,7 +8,9 @@ use crate::enforce::nft;
 
 pub(super) fn run(global: &Global, table: Option<String>) -> ExitCode {
     if Client::connect(&global.socket).is_ok() {
-        eprintln!("mailwarden: the daemon is running and would write its bans again; stop it first (systemctl stop mailwardend), or use: mailwarden unban --all");
+        eprintln!(
+            "mailwarden: the daemon is running and would write its bans again; stop it first (systemctl stop mailwardend), or use: mailwarden unban --all"
+        );
         return ExitCode::from(FAILED);
     }
     let table = table.unwrap_or_else(|| configured_table(global));
@@ -25,6 +27,6 @@ pub(super) fn run(global: &Global, table: Option<String>) -> ExitCode {
 
 /// A broken configuration is no reason to leave bans in the kernel.
 fn configured_table(global: &Global) -> String {
-    let paths = crate::config::Paths::new(global.config.as_deref());
-    crate::config::load(&paths).map_or_else(|_| nft::DEFAULT_TABLE.to_owned(), |config| config.enforcement.table)
+    let paths = crate::config::Paths::choose(global.config.as_deref());
+    crate::config::load(&paths).map_or_else(|_| nft::NftOptions::default().table, |config| config.enforcement.table)
 }

@@ -16,7 +16,7 @@ impl BanTime {
 }
 
 pub(super) fn ban_time(text: &str) -> Result<BanTime, String> {
-    let span = crate::config::duration::parse(text)?;
+    let span = crate::config::duration::parse_bantime(text)?;
     match span {
         Some(span) if span < Duration::from_secs(1) => Err("a ban lasts at least a second".into()),
         span => Ok(BanTime(span)),
@@ -33,8 +33,8 @@ pub(super) fn since(text: &str) -> Result<Timestamp, String> {
         return Ok(stamp);
     }
     match crate::config::duration::parse(text) {
-        Ok(Some(span)) => Ok(now - span),
-        _ => Err("give a span (2h), a time of day (02:00) or a stamp (2026-11-24T02:00:00Z)".into()),
+        Ok(span) => Ok(now - span),
+        Err(_) => Err("give a span (2h), a time of day (02:00) or a stamp (2026-11-24T02:00:00Z)".into()),
     }
 }
 

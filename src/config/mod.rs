@@ -1,1 +1,114 @@
-//! (being built)
+//! The configuration: files → raw (as written, with places) → resolved (no illegal state has a value).
+//!
+//! **Invariant:** [`load`] changes nothing but what it returns, so a reload with a mistake leaves the running daemon as it is;
+//! and it tells all mistakes of all files at once.
+
+pub mod accounts;
+pub mod allow;
+mod conditions;
+pub mod duration;
+pub mod files;
+pub mod filters;
+mod jails;
+pub mod raw;
+mod read;
+pub mod report;
+pub mod settings;
+pub mod sources;
+mod suggest;
+
+pub use accounts::AccountRules;
+pub use allow::{Allow, Mynetworks};
+pub use files::Paths;
+pub use filters::Filters;
+pub use report::Report;
+pub use settings::{BanRules, Control, Enforcement, Log, State};
+pub use sources::{Sources, TrustRule};
+
+use files::Texts;
+use raw::RawMain;
+use settings::value_or;
+
+use crate::engine::EngineConfig;
+use crate::engine::allow::AllowConfig;
+use crate::engine::jail::Jail;
+
+/// Everything that is configured, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Those that are enabled, in the order of the files.
+    pub jails: Vec<Jail>,
+    pub filters: Filters,
+    pub accounts: AccountRules,
+    pub allow: Allow,
+    pub bans: BanRules,
+    pub sources: Sources,
+    /// On top of what is built in; see [`sources::trust`].
+    pub trust: Vec<TrustRule>,
+    pub enforcement: Enforcement,
+    pub state: State,
+    pub control: Control,
+    pub log: Log,
+    /// Warnings only.
+    pub warnings: Report,
+}
+
+/// What the files say, without what only the host knows: its own addresses, Postfix's answer. Nothing is saved. As `replay` wants it.
+impl From<&Config> for EngineConfig {
+    fn from(config: &Config) -> EngineConfig {
+        let mynetworks = match &config.allow.mynetworks {
+            allow::Mynetworks::Auto => Vec::new(),
+            allow::Mynetworks::These(networks) => networks.clone(),
+        };
+        let (ignore, relays) = (config.allow.ignoreip.clone(), config.allow.relays.clone());
+        let allow = AllowConfig { ignore, relays, mynetworks, own: Vec::new() };
+        EngineConfig { jails: config.jails.clone(), allow, sanction: config.bans.sanction(), ..EngineConfig::default() }
+    }
+}
+
+/// Reads and checks the whole configuration.
+pub fn load(paths: &Paths) -> Result<Config, Report> {
+    let mut report = Report::default();
+    let texts = Texts::read(paths, &mut report);
+    resolve(&texts, paths, report)
+}
+
+/// As [`load`], from texts that are named as in a configuration directory: `mailwarden.toml`, `jail.d/a.toml`, `filters/postfix.toml`.
+pub fn load_texts(files: &[(&str, &str)]) -> Result<Config, Report> {
+    let mut report = Report::default();
+    let texts = Texts::from_memory(files, &mut report);
+    resolve(&texts, &Paths::installed(), report)
+}
+
+fn resolve(texts: &Texts, paths: &Paths, mut report: Report) -> Result<Config, Report> {
+    let main: Option<RawMain> = texts.main.as_ref().and_then(|text| files::parse(text, &mut report));
+    let main = main.unwrap_or_default();
+    let filters = filters::load(texts, &mut report);
+    let accounts = AccountRules::resolve(value_or(main.accounts, Default::default()), &mut report);
+    let known = jails::Known { filters: filters.as_ref().map(Filters::names), is_partial: texts.is_partial, lowercase: accounts.lowercase };
+    let jails = jails::resolve(texts, &known, &mut report);
+    let config = Config {
+        jails,
+        filters: filters.unwrap_or_default(),
+        accounts,
+        allow: Allow::resolve(value_or(main.allow, Default::default()), &mut report),
+        bans: BanRules::resolve(value_or(main.bans, Default::default()), &mut report),
+        sources: Sources::resolve(main.sources, paths, &mut report),
+        trust: sources::resolve_trust(main.trust, &mut report),
+        enforcement: Enforcement::resolve(value_or(main.enforcement, Default::default()), &mut report),
+        state: State::resolve(value_or(main.state, Default::default()), paths),
+        control: Control::resolve(value_or(main.control, Default::default()), paths),
+        log: Log::resolve(value_or(main.log, Default::default())),
+        warnings: Report::default(),
+    };
+    if report.has_errors() {
+        return Err(report);
+    }
+    if config.jails.is_empty() {
+        report.push(report::Problem::notice("no jail is enabled: nothing will be banned"));
+    }
+    if config.filters.pattern_count() == 0 {
+        report.push(report::Problem::notice("there is no filter: no line will be recognised"));
+    }
+    Ok(Config { warnings: report, ..config })
+}

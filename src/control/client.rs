@@ -48,8 +48,9 @@ impl Client {
         if count == 0 {
             return Ok(None);
         }
-        let response = serde_json::from_str(&line)
-            .map_err(|error| ClientError::Failed(format!("the daemon's answer cannot be read ({error}); are tool and daemon of one version?")))?;
+        let response = serde_json::from_str(&line).map_err(|error| {
+            ClientError::Failed(format!("the daemon's answer cannot be read ({error}); are tool and daemon of one version?"))
+        })?;
         Ok(Some(response))
     }
 
@@ -62,9 +63,9 @@ impl Client {
 fn explain(path: &Path, error: &std::io::Error) -> ClientError {
     let place = path.display();
     match error.kind() {
-        ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
-            ClientError::NotRunning(format!("the daemon is not running (nobody listens on {place}); start it with: systemctl start mailwardend"))
-        }
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => ClientError::NotRunning(format!(
+            "the daemon is not running (nobody listens on {place}); start it with: systemctl start mailwardend"
+        )),
         ErrorKind::PermissionDenied => ClientError::Failed(format!("no permission to use {place}; run as root or join the socket's group")),
         ErrorKind::WouldBlock | ErrorKind::TimedOut => {
             ClientError::Failed(format!("no answer on {place} within {} s; the daemon is busy or stopped", ANSWER_TIMEOUT.as_secs()))

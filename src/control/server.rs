@@ -107,7 +107,11 @@ async fn converse(stream: UnixStream, access: &Access, core: &dyn Core) -> io::R
             Ok(Err(error)) => return Err(error),
         }
         if line.last() != Some(&b'\n') {
-            return write(&mut writer, &Response::error(Code::BadRequest, format!("a request is one line of at most {CONTROL_REQUEST_BYTES_MAX} bytes"))).await;
+            return write(
+                &mut writer,
+                &Response::error(Code::BadRequest, format!("a request is one line of at most {CONTROL_REQUEST_BYTES_MAX} bytes")),
+            )
+            .await;
         }
         match serde_json::from_slice::<Request>(&line) {
             Ok(Request::Monitor) => return stream_decisions(reader, &mut writer, core.subscribe()).await,

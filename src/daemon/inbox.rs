@@ -105,7 +105,8 @@ impl Drop for ControlThread {
 
 /// Starts the control thread on `path`.
 pub fn start(path: PathBuf, group: Option<String>) -> Result<(Inbox, ControlThread), String> {
-    let wake = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(|error| format!("cannot create an eventfd: {error}"))?;
+    let wake = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+        .map_err(|error| format!("cannot create an eventfd: {error}"))?;
     let (sender, messages) = channel();
     let (monitors, _) = broadcast::channel(MONITOR_BACKLOG);
     let outside = Outside { messages: sender, wake: Arc::new(wake), monitors };
@@ -137,7 +138,11 @@ pub fn start(path: PathBuf, group: Option<String>) -> Result<(Inbox, ControlThre
 }
 
 async fn run(listener: UnixListener, path: PathBuf, access: Access, outside: Outside, stopped: oneshot::Receiver<()>) {
-    for (kind, make) in [(SignalKind::hangup(), (|| Message::Reload) as fn() -> Message), (SignalKind::terminate(), || Message::Stop), (SignalKind::interrupt(), || Message::Stop)] {
+    for (kind, make) in [
+        (SignalKind::hangup(), (|| Message::Reload) as fn() -> Message),
+        (SignalKind::terminate(), || Message::Stop),
+        (SignalKind::interrupt(), || Message::Stop),
+    ] {
         let outside = outside.clone();
         let Ok(mut signals) = signal(kind) else { continue };
         tokio::spawn(async move {

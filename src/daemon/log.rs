@@ -114,7 +114,12 @@ impl Sink {
         // There is nobody to tell that the log cannot be written.
         let _ = match self {
             Sink::Journal => writeln!(std::io::stderr(), "<{}>{text}", severity(level)),
-            Sink::Terminal => writeln!(std::io::stderr(), "{} {:5} {text}", crate::time::Timestamp::from(std::time::SystemTime::now()), level.as_str().to_lowercase()),
+            Sink::Terminal => writeln!(
+                std::io::stderr(),
+                "{} {:5} {text}",
+                crate::time::Timestamp::from(std::time::SystemTime::now()),
+                level.as_str().to_lowercase()
+            ),
             Sink::Syslog(logger) => {
                 let _ = match level {
                     Level::Error => logger.err(text),

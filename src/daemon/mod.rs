@@ -1,7 +1,49 @@
 //! The composition root: the only place that knows everything.
+//!
+//! Threads: `core` (this one) owns parse, correlate, engine and the netlink socket; `control` runs tokio for the control
+//! socket and the signals; the store and the log have a thread each.
+//!
+//! **Invariant:** the core never waits for anybody: not for the disk, not for a client of the control socket, not for the log.
 
+mod core;
+mod decisions;
+mod firewall;
+mod inbox;
+mod log;
+mod secret;
+mod setup;
+mod views;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::Parser;
+
+/// Guards a mail host: reads its log, bans abusive clients in nftables.
+#[derive(Parser, Debug)]
+#[command(name = "mailwardend", version, max_term_width = 100)]
+pub struct Options {
+    /// Directory with mailwarden.toml, jail.d and filters [default: /etc/mailwarden over /usr/share/mailwarden].
+    #[arg(long, value_name = "DIR")]
+    pub config: Option<PathBuf>,
+    /// Where bans and counters are kept [default: the configuration's, /var/lib/mailwarden].
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Where the sockets are [default: the configuration's, /run/mailwarden].
+    #[arg(long, value_name = "DIR")]
+    pub runtime_dir: Option<PathBuf>,
+    /// Decide and log, but leave the kernel alone.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Check the configuration and exit.
+    #[arg(long)]
+    pub check: bool,
+}
+
 pub fn main() -> ExitCode {
-    ExitCode::from(2)
+    let options = Options::parse();
+    if options.check {
+        return crate::cli::check(options.config.as_deref());
+    }
+    core::run(&options)
 }

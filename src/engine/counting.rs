@@ -85,7 +85,7 @@ impl Engine {
         if event.restates {
             return;
         }
-        let stamp = event.time.micros().min(self.now);
+        let stamp = self.at;
         let mut facets = Facets::new(event, self.seed);
         self.count_facets(&mut facets, stamp, None);
         for _ in 0..FEEDBACK_MAX {
@@ -101,11 +101,11 @@ impl Engine {
     }
 
     fn count_ban(&mut self, feedback: &Feedback) {
-        let mut event = Event::new(EventKind::Banned, Timestamp::from_micros(self.now));
+        let mut event = Event::new(EventKind::Banned, Timestamp::from_micros(self.at));
         event.ip = Some(representative(feedback.host.subnet()));
         event.service = feedback.service;
         let mut facets = Facets::new(&event, self.seed);
-        self.count_facets(&mut facets, self.now, Some(&feedback.jail.name));
+        self.count_facets(&mut facets, self.at, Some(&feedback.jail.name));
     }
 
     /// `origin`: the jail whose ban this event is.
@@ -166,7 +166,9 @@ impl Engine {
 
     /// Failures of an address that is never banned are no offence; those of one that is banned are noted only.
     fn is_countable(&mut self, event: &Event<'_>, client: &Client, stamp: i64) -> bool {
-        if let Some(key) = client.banned {
+        if let Some(key) = client.banned
+            && self.enforced
+        {
             self.note_banned(key, event, stamp);
         }
         if !is_failure(event.kind) {

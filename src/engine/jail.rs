@@ -160,6 +160,8 @@ words! {
         Mail = "mail",
         /// 80 443
         Web = "web",
+        /// 22
+        Ssh = "ssh",
         All = "all",
     }
 }
@@ -174,6 +176,7 @@ impl Scope {
             Scope::Auth => &[110, 143, 465, 587, 993, 995, 4190],
             Scope::Mail => &[25, 110, 143, 465, 587, 993, 995, 4190],
             Scope::Web => &[80, 443],
+            Scope::Ssh => &[22],
             Scope::All => &[],
         }
     }
@@ -185,7 +188,8 @@ impl Scope {
             Service::Submission => matches!(self, Scope::Submission | Scope::Auth | Scope::Mail | Scope::All),
             Service::Imap | Service::Pop3 | Service::ManageSieve => matches!(self, Scope::Mailbox | Scope::Auth | Scope::Mail | Scope::All),
             Service::Webmail => matches!(self, Scope::Web | Scope::All),
-            Service::Ssh | Service::Other => matches!(self, Scope::All),
+            Service::Ssh => matches!(self, Scope::Ssh | Scope::All),
+            Service::Other => matches!(self, Scope::All),
         }
     }
 }

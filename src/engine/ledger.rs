@@ -4,6 +4,7 @@
 //! texts are kept for the latest ones only (the store has all).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 
 use hashbrown::HashTable;
 
@@ -70,7 +71,7 @@ impl Entry {
     }
 
     /// In force at `at`.
-    const fn covers(&self, at: i64) -> bool {
+    pub const fn covers(&self, at: i64) -> bool {
         at < self.until && at >= self.since
     }
 }
@@ -210,8 +211,12 @@ impl Ledger {
     /// Takes out a ban that has ended by `now`.
     pub fn pop_ended(&mut self, now: i64) -> Option<Entry> {
         let end = *self.ends.first().filter(|end| end.until <= now)?;
-        let found = self.shards.get(shard_of(end.hash))?.find(end.hash, |entry| entry.end() == end)?;
-        self.remove(found.key())
+        let key = self.at_end(end)?.key();
+        self.remove(key)
+    }
+
+    fn at_end(&self, end: End) -> Option<&Entry> {
+        self.shards.get(shard_of(end.hash))?.find(end.hash, |entry| entry.end() == end)
     }
 
     /// Takes out the ban that would end first, to make room.
@@ -223,6 +228,13 @@ impl Ledger {
     /// Passes over all bans: for an operator's command, a reload or a listing.
     pub fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.shards.iter().flat_map(HashTable::iter)
+    }
+
+    /// By the time of their end, those that come after `after` in that order.
+    pub fn by_end(&self, after: Option<(i64, BanKey)>) -> impl Iterator<Item = &Entry> {
+        let after = after.map(|(until, key)| Entry::new(key, 0, 0, until).end());
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.ends.range((from, Bound::Unbounded)).filter_map(|end| self.at_end(*end))
     }
 
     /// Turns back everything that changed since then. Returns what must be lifted and what must be put in force.

@@ -60,6 +60,8 @@ pub struct EngineConfig {
     pub seed: Seed,
     /// Keep track of changes for snapshots.
     pub persist: bool,
+    /// Bans are carried out, so lines of a banned address are a sign that its ban does not bite. In a replay they are not.
+    pub enforced: bool,
     pub keys_per_table_max: usize,
     pub bans_max: usize,
 }
@@ -72,6 +74,7 @@ impl Default for EngineConfig {
             sanction: SanctionConfig::default(),
             seed: Seed::default(),
             persist: false,
+            enforced: true,
             keys_per_table_max: limits::KEYS_PER_TABLE_MAX,
             bans_max: limits::BANS_MAX,
         }
@@ -81,8 +84,12 @@ impl Default for EngineConfig {
 #[derive(Debug)]
 pub struct Engine {
     now: i64,
+    /// When that happened which is being handled: what is decided is decided as of then. A log that is read late gives the
+    /// same decisions as one that is read at once.
+    at: i64,
     seed: Seed,
     persist: bool,
+    enforced: bool,
     keys_per_table_max: usize,
     groups: Vec<Group>,
     /// Indices of the groups that count a kind of event.
@@ -132,6 +139,8 @@ struct Totals {
     decisions_dropped: u64,
 }
 
+/// A stamp that lies further back counts as of so long ago.
+const LATE_MICROS_MAX: i64 = 86_400_000_000;
 /// Between two sweeps of a quiet engine.
 const SWEEP_EVERY_MICROS: i64 = 10_000_000;
 /// Buckets looked at in each table then.
@@ -142,12 +151,14 @@ const ENDED_PER_TIMEOUT: usize = 1_024;
 
 impl Engine {
     pub fn new(config: EngineConfig, now: Timestamp) -> Engine {
-        let EngineConfig { jails, allow, sanction, seed, persist, keys_per_table_max, bans_max } = config;
+        let EngineConfig { jails, allow, sanction, seed, persist, enforced, keys_per_table_max, bans_max } = config;
         let groups = Group::compile(jails, seed, keys_per_table_max, persist);
         Engine {
             now: now.micros().max(0),
+            at: now.micros().max(0),
             seed,
             persist,
+            enforced,
             keys_per_table_max,
             by_kind: rule::by_kind(&groups),
             groups,
@@ -177,6 +188,7 @@ impl Engine {
     pub fn handle_event(&mut self, event: &Event<'_>, now: Timestamp) {
         self.advance(now);
         self.end_bans(ENDED_PER_EVENT);
+        self.at = event.time.micros().clamp(self.now.saturating_sub(LATE_MICROS_MAX), self.now);
         self.totals.events += 1;
         self.count(event);
     }
@@ -223,6 +235,7 @@ impl Engine {
             self.made_now.clear();
             self.enter_upcoming();
         }
+        self.at = self.now;
     }
 
     fn sweep(&mut self) {

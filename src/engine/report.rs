@@ -1,5 +1,6 @@
 //! What the engine shows: `status` and `why`.
 
+use ipnetwork::IpNetwork;
 use serde::{Serialize, Serializer};
 
 use super::Engine;
@@ -7,7 +8,7 @@ use super::decision::{Ban, Cause, Subject};
 use super::jail::{KeyPart, Mode, Scope};
 use super::key::{Facets, Host, Subnet};
 use super::known::KnownFacts;
-use super::ledger::Entry;
+use super::ledger::{BanKey, Entry};
 use super::rule::Group;
 use crate::event::{Event, EventKind};
 use crate::time::Timestamp;
@@ -93,6 +94,14 @@ pub struct BanView {
     pub evidence: Vec<String>,
 }
 
+impl Why {
+    /// Nobody has heard of the subject.
+    pub fn is_empty(&self) -> bool {
+        let Why { subject: _, bans, history, counters, known, allowed, evidence } = self;
+        bans.is_empty() && history.is_empty() && counters.is_empty() && known.is_none() && allowed.is_none() && evidence.is_empty()
+    }
+}
+
 /// Where a subject stands in one jail.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Counter {
@@ -135,6 +144,24 @@ impl Engine {
             forged: self.forged(),
             mynetworks_too_wide: self.allow.too_wide.iter().map(ToString::to_string).collect(),
         }
+    }
+
+    /// Bans in force by the time of their end: at most `count` of those after `after`, and whether there are more.
+    pub fn bans_after(&self, after: Option<(Timestamp, IpNetwork, Scope)>, count: usize) -> (Vec<Ban>, bool) {
+        let after = after.map(|(until, net, scope)| (until.micros(), BanKey { subnet: Subnet::new(net), scope }));
+        let mut entries = self.ledger.by_end(after);
+        let page: Vec<Ban> = entries.by_ref().take(count).map(|entry| self.ledger.to_ban(entry)).collect();
+        (page, entries.next().is_some())
+    }
+
+    /// What the bans in force are found by, in no particular order.
+    pub fn ban_keys(&self) -> impl Iterator<Item = (IpNetwork, Scope)> {
+        self.ledger.iter().map(|entry| (entry.key().subnet.to_network(), entry.scope))
+    }
+
+    /// When the ban of exactly this network and scope ends; `None`: there is none.
+    pub fn ban_end(&self, net: IpNetwork, scope: Scope) -> Option<Timestamp> {
+        self.ledger.get(BanKey { subnet: Subnet::new(net), scope }).map(|entry| Timestamp::from_micros(entry.until))
     }
 
     pub fn why(&self, subject: &Subject) -> Why {

@@ -311,7 +311,7 @@ const fn wide_scope(scope: Scope) -> Option<Scope> {
     match scope {
         Scope::Mx => None,
         Scope::Auth | Scope::Mail | Scope::All => Some(Scope::Auth),
-        Scope::Submission | Scope::Mailbox | Scope::Web => Some(scope),
+        Scope::Submission | Scope::Mailbox | Scope::Web | Scope::Ssh => Some(scope),
     }
 }
 

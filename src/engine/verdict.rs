@@ -75,7 +75,7 @@ impl Engine {
         for action in steps.iter().flat_map(|step| &step.then) {
             match action {
                 Action::Ban => match (trip.refusal, case.network) {
-                    (None, Some(subnet)) => self.ban(subnet, &case),
+                    (None, Some(subnet)) => self.ban(subnet, &case, case.evidence.clone()),
                     (refusal, _) => self.alert(&case, refusal.map(Refusal::text)),
                 },
                 Action::BanContributors => self.ban_contributors(&trip.firing.summary.contributors, &case),
@@ -133,21 +133,27 @@ impl Engine {
 
     fn ban_contributors(&mut self, contributors: &[Host], case: &Case) {
         for host in contributors {
+            let key = BanKey { subnet: host.subnet(), scope: case.jail.ban.scope };
+            // Whoever is out already and adds to the siege by another door needs no second ban.
+            let is_in_force = self.ledger.get(key).is_some_and(|entry| entry.covers(self.now));
             let is_stranger = !self.known.standing(*host, self.now).good && self.allow.find(host.subnet()).is_none();
-            if is_stranger {
-                self.ban(host.subnet(), case);
+            if is_stranger && !is_in_force {
+                // What this address did, not what the others did: their bans have that.
+                let own = self.evidence.of_host(host.key());
+                let evidence = if own.is_empty() { case.evidence.clone() } else { own };
+                self.ban(host.subnet(), case, evidence);
             }
         }
     }
 
-    fn ban(&mut self, subnet: Subnet, case: &Case) {
-        let now = self.now;
+    fn ban(&mut self, subnet: Subnet, case: &Case, evidence: Vec<String>) {
+        let now = self.at;
         let earlier = self.history.earlier(subnet, now);
         let until = end(now, self.sanction.duration(case.jail.ban.bantime, earlier));
         let key = BanKey { subnet, scope: case.jail.ban.scope };
         let mut decision =
             self.decision(Verb::Ban, Subject::Net(subnet.to_network()), key.scope, until, &case.jail.name, case.reason.clone());
-        decision.evidence = case.evidence.clone();
+        decision.evidence = evidence;
         if case.jail.mode == super::jail::Mode::Observe {
             decision.observed = true;
             self.push(decision);
@@ -190,7 +196,7 @@ impl Engine {
     fn make_room(&mut self) {
         if let Some(entry) = self.ledger.pop_soonest() {
             self.totals.bans_evicted += 1;
-            let time = self.now;
+            let time = self.at;
             self.push_unban(&entry, time, "lifted early: as many bans as there may be are in force", Cause::Engine);
         }
     }
@@ -199,7 +205,7 @@ impl Engine {
     fn widen(&mut self, part: Subnet, scope: Scope, part_until: i64) {
         let Some(config) = self.sanction.widening.clone() else { return };
         let mut part = part;
-        let now = self.now;
+        let now = self.at;
         loop {
             let (allow, known) = (&self.allow, &self.known);
             let is_free = |network: Subnet| allow.find(network).is_none() && !known.lives_in(network, now);
@@ -286,7 +292,7 @@ impl Engine {
     pub(super) fn decision(&self, verb: Verb, subject: Subject, scope: Scope, until: i64, jail: &str, reason: String) -> Decision {
         let mut decision = Decision {
             id: 0,
-            time: Timestamp::from_micros(self.now),
+            time: Timestamp::from_micros(self.at),
             verb,
             subject,
             scope,

@@ -3,7 +3,29 @@
 //! **Invariant:** what an attacker writes into a line (HELO, addresses, login names, reverse names, remote replies) never
 //! becomes the client address or the account of another one. Every pattern is anchored at both ends and reads by position.
 
+mod dispatch;
+mod explain;
+mod filter;
+mod ip;
+mod matcher;
+mod parser;
+mod program;
+mod reasons;
+mod regex;
+mod samples;
+mod scan;
+mod stamp;
+mod syslog;
+mod template;
+
 use std::net::IpAddr;
+
+pub use dispatch::FilterSet;
+pub use explain::{Attempt, Explanation};
+pub use filter::{FilterError, FilterSource};
+pub use parser::{Outcome, Parser, ParserOptions, Unmatched};
+pub use syslog::{Envelope, EnvelopeReader};
+pub use template::{Template, TemplateError};
 
 use crate::event::words;
 use crate::event::{DeliveryStatus, EventKind, Reason, Service};
@@ -19,6 +41,8 @@ words! {
         Delivery = "delivery",
         SpamVerdict = "spam-verdict",
         Connect = "connect",
+        /// `count` is the number of failed AUTH commands that smtpd's statistics tell, 0 for none: an offence only where no
+        /// line told the failures.
         Disconnect = "disconnect",
         /// smtpd `QID: client=…` (with a login it is an auth-success as well).
         Client = "client",
@@ -108,11 +132,79 @@ pub struct Parsed {
     present: u32,
 }
 
+/// What a try may have set and a later one must not see.
+#[derive(Clone, Copy)]
+struct Saved {
+    count: u32,
+    client: Option<IpAddr>,
+    code: u16,
+    status: Option<DeliveryStatus>,
+    uid: Option<u32>,
+    recipients: u32,
+    bytes: u64,
+    present: u32,
+}
+
 impl Parsed {
+    /// An empty result with the envelope's part filled in.
+    fn new(envelope: &Envelope, service: Service) -> Self {
+        Parsed {
+            time: envelope.time,
+            pattern: 0,
+            kind: LineKind::Noise,
+            service,
+            reason: Reason::None,
+            restates: false,
+            weak: false,
+            count: 1,
+            client: None,
+            code: 0,
+            status: None,
+            pid: envelope.pid,
+            uid: None,
+            sender_uid: envelope.sender_uid,
+            recipients: 0,
+            bytes: 0,
+            host: envelope.host,
+            program: envelope.program,
+            message: envelope.message,
+            fields: [Span::default(); FIELDS],
+            present: 0,
+        }
+    }
+
+    fn save(&self) -> Saved {
+        Saved {
+            count: self.count,
+            client: self.client,
+            code: self.code,
+            status: self.status,
+            uid: self.uid,
+            recipients: self.recipients,
+            bytes: self.bytes,
+            present: self.present,
+        }
+    }
+
+    fn restore(&mut self, saved: Saved) {
+        self.count = saved.count;
+        self.client = saved.client;
+        self.code = saved.code;
+        self.status = saved.status;
+        self.uid = saved.uid;
+        self.recipients = saved.recipients;
+        self.bytes = saved.bytes;
+        self.present = saved.present;
+    }
+
     /// The text of `field` in `line`, the line that this was parsed from.
     pub fn text<'a>(&self, line: &'a [u8], field: Field) -> Option<&'a [u8]> {
         let index = field as usize;
         if self.present & (1 << index) == 0 { None } else { Some(slice(line, self.fields[index])) }
+    }
+
+    fn unset(&mut self, field: Field) {
+        self.present &= !(1 << field as usize);
     }
 
     pub fn set(&mut self, field: Field, span: Span) {

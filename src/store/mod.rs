@@ -1,1 +1,174 @@
-//! (being built)
+//! What outlives the daemon: bans and every decision in `state.db`, counts and source positions in `windows.db`.
+//!
+//! **Invariant:** nobody waits for the disk. Each file has a thread of its own that commits what has gathered in one
+//! transaction; a disk that is full or broken is reported ([`Store::health`]) and tried again, and enforcement goes on. A row that
+//! was committed survives SIGKILL (SQLite, WAL, `synchronous=NORMAL`); a power cut may lose the last commits.
+//!
+//! A cursor and the counts that include its lines are saved in one transaction, so no line is counted twice or skipped.
+//! Times on disk are wall clock. An operator can read both files with `sqlite3`.
+
+mod error;
+mod file;
+mod state;
+mod windows;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+
+pub use error::StoreError;
+pub use state::{DecisionQuery, Reader};
+pub use windows::SavedWindows;
+
+use crate::engine::decision::{Ban, Decision};
+use crate::engine::jail::Scope;
+use crate::engine::snapshot::SnapshotRow;
+use crate::time::Timestamp;
+use state::StateJob;
+use windows::Snapshot;
+use writer::Writer;
+
+/// The handle; dropping it commits what waits and ends the threads.
+pub struct Store {
+    state_path: PathBuf,
+    state: Writer<StateJob>,
+    windows: Writer<Snapshot>,
+}
+
+/// What was found at the start.
+pub struct Loaded {
+    /// In force at `now`, one for each network and scope.
+    pub bans: Vec<Ban>,
+    /// Every network that was banned within the memory, whether it still is or not.
+    pub history: Vec<PastBan>,
+    /// Source name and position.
+    pub cursors: Vec<(String, String)>,
+    pub windows: SavedWindows,
+    /// What the operator must be told.
+    pub notices: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PastBan {
+    pub net: IpNetwork,
+    pub scope: Scope,
+    /// Bans within the memory.
+    pub count: u32,
+    /// When the latest began.
+    pub last: Timestamp,
+}
+
+/// How one of the files does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FileHealth {
+    /// Why the latest commit failed; it is tried again every second.
+    pub error: Option<String>,
+    /// Rows that wait to be committed.
+    pub pending: usize,
+    pub committed: u64,
+    /// Rows given up because too many waited.
+    pub lost: u64,
+    /// Times that the file turned out damaged and was begun anew.
+    pub rebuilt: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    pub state: FileHealth,
+    pub windows: FileHealth,
+}
+
+impl Health {
+    /// What `status` says; `None`: all is well.
+    pub fn problem(&self) -> Option<&str> {
+        self.state.error.as_deref().or(self.windows.error.as_deref())
+    }
+
+    /// Bans may be missing on disk: hand the ledger to [`Store::replace_bans`] whenever this number has grown.
+    pub fn bans_missing(&self) -> u64 {
+        self.state.lost + self.state.rebuilt
+    }
+}
+
+impl Store {
+    /// Opens or creates both files in `directory`. A damaged file is moved aside and begun anew, one that cannot be written is read
+    /// as far as possible; both are told in [`Loaded::notices`]. The one error is a file of a newer version.
+    pub fn open(directory: &Path, now: Timestamp) -> Result<(Store, Loaded), StoreError> {
+        let mut notices = Vec::new();
+        file::make_directory(directory, &mut notices);
+        let state_path = directory.join("state.db");
+        let windows_path = directory.join("windows.db");
+        let (state, (bans, history)) = file::open(&state_path, &state::SCHEMA, &mut notices, |connection| state::load(connection, now))?;
+        let (windows, cursors) = file::open(&windows_path, &windows::SCHEMA, &mut notices, windows::load_cursors)?;
+        let saved = SavedWindows::new(&windows_path, &windows);
+        let store = Store {
+            state: Writer::start("store-state", state_path.clone(), &state::SCHEMA, state, state::apply),
+            windows: Writer::start("store-windows", windows_path, &windows::SCHEMA, windows, windows::apply),
+            state_path,
+        };
+        Ok((store, Loaded { bans, history, cursors, windows: saved, notices }))
+    }
+
+    /// Keeps decisions, and the bans that they put in force or lift (unless they were only observed). False when too many wait and
+    /// these were given up; see [`Health::bans_missing`].
+    pub fn record(&self, decisions: Vec<Decision>) -> bool {
+        let rows = decisions.len();
+        rows == 0 || self.state.send(StateJob::Decisions(decisions), rows)
+    }
+
+    /// Makes the bans on disk these and no others.
+    pub fn replace_bans(&self, bans: Vec<Ban>, now: Timestamp) -> bool {
+        let rows = bans.len().max(1);
+        self.state.send(StateJob::ReplaceBans { bans, now }, rows)
+    }
+
+    /// Forgets a little of what ended, or was decided, longer than `memory` ago: at most ten thousand bans and as many decisions.
+    /// Call it every few minutes.
+    pub fn prune(&self, now: Timestamp, memory: Duration) {
+        self.state.send(StateJob::Prune { before: now - memory, now }, 1);
+    }
+
+    /// Saves the rows that changed, and where the sources stand, in one transaction. Hands them back while the snapshot before
+    /// is not on disk yet ([`Store::can_save_windows`] tells beforehand).
+    pub fn save_windows(&self, rows: Vec<SnapshotRow>, cursors: Vec<(String, String)>) -> Result<(), Vec<SnapshotRow>> {
+        if !self.can_save_windows() {
+            return Err(rows);
+        }
+        let count = rows.len() + cursors.len();
+        if count > 0 {
+            self.windows.send(Snapshot::Save { rows, cursors }, count);
+        }
+        Ok(())
+    }
+
+    pub fn can_save_windows(&self) -> bool {
+        self.windows.pending() == 0
+    }
+
+    /// Forgets the rows of all other tables: those of jails that are gone.
+    pub fn keep_tables(&self, tables: Vec<u64>) {
+        self.windows.send(Snapshot::KeepTables(tables), 1);
+    }
+
+    /// Waits until everything that was handed over is on disk, or says why it is not.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        let (state, windows) = (self.state.flush(), self.windows.flush());
+        state.and(windows)
+    }
+
+    /// Calls `done`, on another thread, when the decisions handed over so far are on disk or could not be written.
+    pub fn after_decisions(&self, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
+        self.state.after(Box::new(done));
+    }
+
+    pub fn health(&self) -> Health {
+        Health { state: self.state.health(), windows: self.windows.health() }
+    }
+
+    /// A view of the decisions of its own, for `why` and `monitor`: for another thread than the core's.
+    pub fn reader(&self) -> Result<Reader, StoreError> {
+        Reader::open(&self.state_path)
+    }
+}

@@ -1,0 +1,114 @@
+//! `mailwarden check`: is the configuration right? Needs no daemon.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use crate::config::allow::{self, Mynetworks};
+use crate::config::report::{Located, Problem, Severity, colours_wanted};
+use crate::config::sources::{self, Host};
+use crate::config::{self, Config, Paths, Report};
+use crate::source::Input;
+
+/// Prints what is wrong, or `ok: …`. Mistakes give 1, warnings alone 0.
+pub fn run(config_dir: Option<&Path>, json: bool) -> ExitCode {
+    let checked = config::load(&Paths::choose(config_dir)).map(|config| {
+        let mut warnings = config.warnings.clone();
+        config.filters.check_samples(&mut warnings);
+        look_at_host(&config, &mut warnings);
+        (Summary::of(&config), warnings)
+    });
+    let written = if json { print_json(&checked) } else { print_text(&checked) };
+    if checked.is_ok() && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+type Checked = Result<(Summary, Report), Report>;
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Summary {
+    jails: usize,
+    filters: usize,
+    patterns: usize,
+    sources: usize,
+}
+
+#[derive(Serialize)]
+struct Output<'a> {
+    ok: bool,
+    #[serde(flatten)]
+    summary: Option<Summary>,
+    errors: Vec<Located<'a>>,
+    warnings: Vec<Located<'a>>,
+}
+
+impl Summary {
+    fn of(config: &Config) -> Summary {
+        Summary {
+            jails: config.jails.len(),
+            filters: config.filters.names().len(),
+            patterns: config.filters.pattern_count(),
+            sources: config.sources.on(Host::look(false)).len(),
+        }
+    }
+}
+
+fn print_json(checked: &Checked) -> io::Result<()> {
+    let (summary, report) = match checked {
+        Ok((summary, report)) => (Some(*summary), report),
+        Err(report) => (None, report),
+    };
+    let output =
+        Output { ok: checked.is_ok(), summary, errors: report.located(Severity::Error), warnings: report.located(Severity::Warning) };
+    writeln!(io::stdout(), "{}", serde_json::to_string(&output)?)
+}
+
+fn print_text(checked: &Checked) -> io::Result<()> {
+    let report = match checked {
+        Ok((_, report)) | Err(report) => report,
+    };
+    let shown = report.render(colours_wanted());
+    if !shown.is_empty() {
+        writeln!(io::stderr(), "{shown}")?;
+    }
+    match checked {
+        Ok((summary, report)) => {
+            let Summary { jails, filters, patterns, sources } = summary;
+            let warnings = match report.count(Severity::Warning) {
+                0 => String::new(),
+                many => format!("; {}", counted(many, "warning")),
+            };
+            let (jails, filters, patterns) = (counted(*jails, "jail"), counted(*filters, "filter"), counted(*patterns, "pattern"));
+            writeln!(io::stdout(), "ok: {jails}, {filters} ({patterns}), {}{warnings}", counted(*sources, "source"))
+        }
+        Err(report) => writeln!(io::stderr(), "{}", counted(report.count(Severity::Error), "error")),
+    }
+}
+
+fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
+/// What only the host can tell.
+fn look_at_host(config: &Config, report: &mut Report) {
+    let specs = config.sources.on(Host::look(false));
+    for user in sources::trust(&config.trust, &specs).1 {
+        report.push(Problem::notice(format!("[trust] names {user:?}, and there is no such user")));
+    }
+    for source in &specs {
+        if let Input::File { path, .. } = &source.input
+            && let Err(error) = File::open(path)
+        {
+            let message = format!("source {:?}: cannot read {}: {error}", source.name, path.display());
+            report.push(Problem::notice(message).help("the daemon's user needs to read it: group adm, or the journal as source"));
+        }
+    }
+    if config.allow.mynetworks == Mynetworks::Auto {
+        for network in allow::too_wide(&allow::ask_postfix().unwrap_or_default()) {
+            let problem = Problem::notice(format!("mynetworks of Postfix holds {network}, which is wide and public"));
+            report.push(problem.help("everybody in it may send through this host; mailwarden exempts it from nothing"));
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! `replay`: what would have been done, had mailwarden read these logs when they were written. Nothing is enforced.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io::{self, IsTerminal, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::json::Object;
+use super::logs::{self, Log, Setup};
+use super::table;
+use crate::correlate::Correlator;
+use crate::engine::Engine;
+use crate::engine::decision::{Cause, Decision, Subject, Verb};
+use crate::pipeline::{self, Chunk, Counts, LogClock};
+use crate::time::Timestamp;
+
+/// Progress is shown for logs of at least so many bytes, every so many.
+const PROGRESS_BYTES: u64 = 64 << 20;
+
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// The logs, in any order, also packed (.gz, .xz, .zst); `-` for standard input
+    #[arg(default_value = "-")]
+    files: Vec<PathBuf>,
+    /// Also print the end of each ban that simply runs out
+    #[arg(long)]
+    expiries: bool,
+}
+
+pub(super) fn run(config: Option<&Path>, json: bool, args: &Args) -> ExitCode {
+    let (setup, logs) = match Setup::load(config).and_then(|setup| Ok((setup, open(&args.files)?))) {
+        Ok(both) => both,
+        Err(code) => return code,
+    };
+    let mut replay = Replay::new(&setup, Output { json, expiries: args.expiries, ..Output::default() });
+    let mut progress = Progress::new(logs.iter().map(|log| log.size).sum());
+    for log in in_order(logs, &setup) {
+        let options = log.options();
+        let result = pipeline::run(log.reader, &setup.filters, &options, |chunk| {
+            replay.take(chunk);
+            progress.show(chunk.len() as u64);
+            ControlFlow::Continue(())
+        });
+        if let Err(error) = result {
+            return logs::unreadable(&log.path, &error);
+        }
+    }
+    replay.finish();
+    ExitCode::SUCCESS
+}
+
+fn open(files: &[PathBuf]) -> Result<Vec<Log>, ExitCode> {
+    files.iter().map(|file| Log::open(file)).collect()
+}
+
+/// By their first stamps: `mail.log mail.log.1` is the wrong way round, and so is what a shell makes of `mail.log.*`.
+fn in_order(logs: Vec<Log>, setup: &Setup) -> Vec<Log> {
+    if logs.len() < 2 {
+        return logs;
+    }
+    let mut dated: Vec<(Timestamp, Log)> =
+        logs.into_iter().map(|log| (log.first_stamp(&setup.filters).unwrap_or(Timestamp::NEVER), log)).collect();
+    dated.sort_by_key(|(first, _)| *first);
+    dated.into_iter().map(|(_, log)| log).collect()
+}
+
+/// The engine on the log's own clock.
+struct Replay<'a> {
+    setup: &'a Setup,
+    correlator: Correlator,
+    /// Made when the first line tells the time.
+    running: Option<(Engine, LogClock)>,
+    counts: Counts,
+    events: u64,
+    output: Output,
+}
+
+impl<'a> Replay<'a> {
+    fn new(setup: &'a Setup, output: Output) -> Self {
+        Replay { setup, correlator: setup.correlator(), running: None, counts: Counts::default(), events: 0, output }
+    }
+
+    fn take(&mut self, chunk: &mut Chunk) {
+        self.counts.add(&chunk.counts);
+        if self.running.is_none() {
+            self.running = LogClock::starting_with(chunk.stamps()).map(|clock| (self.setup.engine(clock.now()), clock));
+        }
+        let Some((engine, clock)) = &mut self.running else { return };
+        let (correlator, events, output) = (&mut self.correlator, &mut self.events, &mut self.output);
+        for (line, record) in chunk.records_mut() {
+            let parsed = &mut record.parsed;
+            parsed.time = clock.advance(parsed.time);
+            let now = clock.now();
+            if engine.poll_timeout().is_some_and(|due| due <= now) {
+                engine.handle_timeout(now);
+                output.drain(engine);
+            }
+            let filter = self.setup.filters.filter_name(parsed.pattern);
+            let mut told = false;
+            correlator.handle(line, parsed, filter, true, now, &mut |event| {
+                engine.handle_event(event, now);
+                *events += 1;
+                told = true;
+            });
+            if told {
+                output.drain(engine);
+            }
+        }
+        output.write();
+    }
+
+    fn finish(mut self) {
+        self.output.write();
+        let clamped = self.running.as_ref().map_or(0, |(_, clock)| clock.clamped);
+        self.output.summary.print(&self.counts, self.events, clamped);
+    }
+}
+
+/// Where decisions go.
+#[derive(Default)]
+struct Output {
+    json: bool,
+    expiries: bool,
+    text: Vec<u8>,
+    summary: Summary,
+}
+
+impl Output {
+    fn drain(&mut self, engine: &mut Engine) {
+        while let Some(decision) = engine.poll_decision() {
+            self.summary.add(&decision);
+            let runs_out = decision.verb == Verb::Unban && decision.cause == Cause::Engine;
+            if runs_out && !self.expiries {
+                continue;
+            }
+            if self.json {
+                as_json(&decision, &mut self.text)
+            } else {
+                as_sentence(&decision, &mut self.text)
+            }
+            self.text.push(b'\n');
+        }
+    }
+
+    fn write(&mut self) {
+        let mut out = io::stdout().lock();
+        if let Err(error) = out.write_all(&self.text).and_then(|()| out.flush()) {
+            logs::output_failed(&error);
+        }
+        self.text.clear();
+    }
+}
+
+/// As `Decision::view`, without building it. What a jail in observe mode decides is not in force: it shows as an alert that says what it would
+/// have been.
+fn as_json(decision: &Decision, out: &mut Vec<u8>) {
+    let (verb, observed) = (decision.verb, decision.observed);
+    let mut object = Object::begin(out);
+    object.time("time", decision.time);
+    object.word("action", if observed { Verb::Alert.as_str() } else { verb.as_str() });
+    if observed {
+        object.word("would", verb.as_str());
+    }
+    match &decision.subject {
+        Subject::Net(net) => object.word("ip", &crate::address::display(*net)),
+        Subject::Account(name) => object.text("account", Some(name.as_bytes())),
+    };
+    object.text("jail", Some(decision.jail.as_bytes()));
+    if matches!(verb, Verb::Ban | Verb::Unban) {
+        object.word("scope", decision.scope.as_str());
+    }
+    if matches!(verb, Verb::Ban | Verb::Lock) && decision.until != Timestamp::NEVER {
+        object.time("until", decision.until);
+    }
+    object.text("reason", Some(decision.reason.as_bytes())).word("cause", decision.cause.as_str());
+    object.flag("observed", observed).texts("evidence", &decision.evidence);
+    object.end();
+}
+
+/// `2026-11-24 03:04:05 ban 192.0.2.1 (auth) until 2026-11-24 04:04:05, jail postfix-auth: 6 failures in 12 s`
+fn as_sentence(decision: &Decision, out: &mut Vec<u8>) {
+    let subject = match &decision.subject {
+        Subject::Net(net) => crate::address::display(*net),
+        Subject::Account(name) => table::printable(name),
+    };
+    let verb = if decision.observed { format!("would {}", decision.verb) } else { decision.verb.to_string() };
+    let lasting = match decision.verb {
+        Verb::Ban => format!(" ({}) until {}", decision.scope, decision.until),
+        Verb::Lock => format!(" until {}", decision.until),
+        _ => String::new(),
+    };
+    let (time, jail, reason) = (decision.time, &decision.jail, table::printable(&decision.reason));
+    write!(out, "{time} {verb} {subject}{lasting}, jail {jail}: {reason}").expect("a Vec takes everything");
+}
+
+/// What is told at the end.
+#[derive(Default)]
+struct Summary {
+    jails: BTreeMap<String, Tally>,
+    subjects: HashSet<Subject>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Tally {
+    bans: u64,
+    others: u64,
+    observed: u64,
+}
+
+impl Summary {
+    fn add(&mut self, decision: &Decision) {
+        if matches!(decision.verb, Verb::Unban | Verb::Unlock | Verb::Release) {
+            return;
+        }
+        if !self.jails.contains_key(&decision.jail) {
+            self.jails.insert(decision.jail.clone(), Tally::default());
+        }
+        let Some(tally) = self.jails.get_mut(&decision.jail) else { return };
+        match (decision.observed, decision.verb) {
+            (true, _) => tally.observed += 1,
+            (false, Verb::Ban) => {
+                tally.bans += 1;
+                self.subjects.insert(decision.subject.clone());
+            }
+            (false, _) => tally.others += 1,
+        }
+    }
+
+    fn print(&self, counts: &Counts, events: u64, clamped: u64) {
+        let Counts { lines, recognised, unmatched, foreign, malformed, cut } = counts;
+        let bans: u64 = self.jails.values().map(|tally| tally.bans).sum();
+        let mut text =
+            format!("{lines} lines, {recognised} recognised, {events} events, {bans} bans of {} addresses\n", self.subjects.len());
+        if unmatched + foreign + malformed > 0 {
+            text.push_str(&format!("not recognised: {unmatched} of known programs, {foreign} of others, {malformed} no log lines\n"));
+        }
+        if clamped + cut > 0 {
+            text.push_str(&format!("{clamped} stamps more than a day off, {cut} lines cut\n"));
+        }
+        for (jail, tally) in &self.jails {
+            let Tally { bans, others, observed } = tally;
+            let more = [(*others, "other decisions"), (*observed, "only observed")];
+            let more: String = more.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!(", {count} {what}")).collect();
+            text.push_str(&format!("  {jail}: {bans} bans{more}\n"));
+        }
+        // Nobody to tell when stderr is closed.
+        let _ = io::stderr().write_all(text.as_bytes());
+    }
+}
+
+/// A percentage for whoever waits at a terminal.
+struct Progress {
+    total: u64,
+    done: u64,
+    shown: u64,
+    wanted: bool,
+}
+
+impl Progress {
+    fn new(total: u64) -> Self {
+        Progress { total, done: 0, shown: 0, wanted: total >= PROGRESS_BYTES && io::stderr().is_terminal() }
+    }
+
+    fn show(&mut self, bytes: u64) {
+        self.done += bytes;
+        if !self.wanted || self.done - self.shown < PROGRESS_BYTES / 4 {
+            return;
+        }
+        self.shown = self.done;
+        // Packed files hold more than they weigh.
+        if self.done < self.total { eprint!("\r{:3} %\r", self.done * 100 / self.total) } else { eprint!("\r{} MB\r", self.done >> 20) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::jail::Scope;
+
+    fn decision(observed: bool) -> Decision {
+        Decision {
+            id: 7,
+            time: Timestamp::from_seconds(1_795_485_600),
+            verb: Verb::Ban,
+            subject: Subject::Net("192.0.2.1/32".parse().unwrap()),
+            scope: Scope::Auth,
+            until: Timestamp::from_seconds(1_795_489_200),
+            jail: "auth".to_owned(),
+            reason: "6 failures \"x\\y\"".to_owned(),
+            cause: Cause::Engine,
+            observed,
+            evidence: vec!["a\u{1b}".to_owned(), "b".to_owned()],
+        }
+    }
+
+    #[test]
+    fn json_is_the_decisions_view() {
+        let mut out = Vec::new();
+        as_json(&decision(false), &mut out);
+        let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(value, serde_json::to_value(decision(false).view()).unwrap());
+    }
+
+    #[test]
+    fn an_observed_ban_is_an_alert() {
+        let mut out = Vec::new();
+        as_json(&decision(true), &mut out);
+        let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!((&value["action"], &value["would"], &value["observed"]), (&"alert".into(), &"ban".into(), &true.into()));
+    }
+
+    #[test]
+    fn people_read_sentences() {
+        let mut out = Vec::new();
+        as_sentence(&decision(true), &mut out);
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains(" would ban 192.0.2.1 (auth) until ") && text.ends_with(", jail auth: 6 failures \"x\\y\""), "{text}");
+    }
+}

@@ -1,0 +1,224 @@
+//! The daemon's own settings: bans in general, enforcement, state, control socket, log.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::files::Paths;
+use super::raw::{RawBans, RawControl, RawEnforcement, RawLog, RawState, RawWiden};
+use super::read::{At, Bantime, word};
+use super::report::{Problem, Report};
+use crate::enforce::nft::{Feature, NftOptions};
+use crate::engine::jail::Scope;
+use crate::engine::sanction::{SanctionConfig, WideningConfig};
+use crate::event::words;
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(86_400);
+const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(5);
+/// Longest name of an nftables table that the kernel takes is 255; nobody needs it.
+const TABLE_NAME_BYTES_MAX: usize = 64;
+
+/// What holds for the bans of all jails.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BanRules {
+    /// Each further ban of a subject lasts this many times as long as the one before. At least 1.
+    pub factor: f64,
+    /// No growth beyond this; `None`: no bound. The first ban of a jail is never cut.
+    pub max: Option<Duration>,
+    /// How long an ended ban is remembered.
+    pub memory: Duration,
+    /// `None`: never widen.
+    pub widen: Option<Widen>,
+}
+
+/// When enough addresses of a network are banned, the network is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Widen {
+    /// Banned addresses of an IPv4 /24; 0: never.
+    pub addresses_of_ipv4_24: u32,
+    /// Banned /64s of an IPv6 /56; 0: never.
+    pub nets_of_ipv6_56: u32,
+    /// Banned /56s of an IPv6 /48; 0: never.
+    pub nets_of_ipv6_48: u32,
+    pub findtime: Duration,
+    pub bantime: Duration,
+}
+
+impl Default for BanRules {
+    fn default() -> Self {
+        BanRules { factor: 4.0, max: Some(7 * DAY), memory: 30 * DAY, widen: Some(Widen::default()) }
+    }
+}
+
+impl Default for Widen {
+    fn default() -> Self {
+        Widen { addresses_of_ipv4_24: 8, nets_of_ipv6_56: 16, nets_of_ipv6_48: 4, findtime: DAY, bantime: 6 * HOUR }
+    }
+}
+
+impl BanRules {
+    /// In the engine's words.
+    pub fn sanction(&self) -> SanctionConfig {
+        let widening = self.widen.as_ref().map(|widen| WideningConfig {
+            addresses_of_24: widen.addresses_of_ipv4_24,
+            nets_of_56: widen.nets_of_ipv6_56,
+            nets_of_48: widen.nets_of_ipv6_48,
+            within: widen.findtime,
+            longest: widen.bantime,
+            ..WideningConfig::default()
+        });
+        SanctionConfig { factor: self.factor, longest: self.max.unwrap_or(Duration::MAX), memory: self.memory, widening }
+    }
+
+    pub(super) fn resolve(raw: RawBans, report: &mut Report) -> BanRules {
+        let default = BanRules::default();
+        if let Some(At { value, place }) = raw.factor
+            && !(1.0..=1000.0).contains(&value)
+        {
+            let problem = Problem::error(place, format!("factor {value} is not between 1 and 1000"));
+            report.push(problem.help("1: repeated bans last as long as the first; 4: four times as long each time"));
+        }
+        BanRules {
+            factor: value_or(raw.factor, default.factor),
+            max: raw.max.map_or(default.max, |At { value: Bantime(span), .. }| span),
+            memory: value_or(raw.memory, default.memory),
+            widen: Widen::resolve(value_or(raw.widen, RawWiden::default())),
+        }
+    }
+}
+
+impl Widen {
+    fn resolve(raw: RawWiden) -> Option<Widen> {
+        let default = Widen::default();
+        value_or(raw.enabled, true).then(|| Widen {
+            addresses_of_ipv4_24: value_or(raw.addresses_of_ipv4_24, default.addresses_of_ipv4_24),
+            nets_of_ipv6_56: value_or(raw.nets_of_ipv6_56, default.nets_of_ipv6_56),
+            nets_of_ipv6_48: value_or(raw.nets_of_ipv6_48, default.nets_of_ipv6_48),
+            findtime: value_or(raw.findtime, default.findtime),
+            bantime: value_or(raw.bantime, default.bantime),
+        })
+    }
+}
+
+word!(Feature, "kernel feature");
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Enforcement {
+    /// Name of the nftables table, family inet.
+    pub table: String,
+    /// Decide, log, remember, but leave the kernel alone.
+    pub dry_run: bool,
+    /// Scopes whose clients get an answer (TCP reset, ICMP) in place of silence.
+    pub reject: Vec<Scope>,
+    /// Closes connections that a banned client has open.
+    pub destroy_sockets: bool,
+    /// Do without these even where the kernel has them.
+    pub features_off: Vec<Feature>,
+}
+
+impl Default for Enforcement {
+    fn default() -> Self {
+        Enforcement {
+            table: NftOptions::default().table,
+            dry_run: false,
+            reject: Vec::new(),
+            destroy_sockets: false,
+            features_off: Vec::new(),
+        }
+    }
+}
+
+impl Enforcement {
+    pub(super) fn resolve(raw: RawEnforcement, report: &mut Report) -> Enforcement {
+        let default = Enforcement::default();
+        if let Some(table) = &raw.table
+            && !is_table_name(&table.value)
+        {
+            let problem = Problem::error(table.place, format!("{:?} cannot be the name of a table", table.value));
+            report.push(problem.help("letters, digits and _ only, a letter first"));
+        }
+        Enforcement {
+            table: value_or(raw.table, default.table),
+            dry_run: value_or(raw.dry_run, default.dry_run),
+            reject: raw.reject.map_or(default.reject, |list| unplaced(list.value.0)),
+            destroy_sockets: value_or(raw.destroy_sockets, default.destroy_sockets),
+            features_off: raw.features_off.map_or(default.features_off, |list| unplaced(list.value.0)),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct State {
+    pub dir: PathBuf,
+    /// How often counts are saved: what a power cut or SIGKILL can lose.
+    pub snapshot_interval: Duration,
+}
+
+impl State {
+    pub(super) fn resolve(raw: RawState, paths: &Paths) -> State {
+        State { dir: value_or(raw.dir, paths.state_dir.clone()), snapshot_interval: value_or(raw.snapshot_interval, SNAPSHOT_INTERVAL) }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Control {
+    pub socket: PathBuf,
+    /// Its members may use the tool without being root.
+    pub group: Option<String>,
+}
+
+impl Control {
+    pub(super) fn resolve(raw: RawControl, paths: &Paths) -> Control {
+        let group = raw.group.map(|group| group.value).filter(|group| !group.is_empty());
+        Control { socket: value_or(raw.socket, paths.runtime_dir.join("control.sock")), group }
+    }
+}
+
+words! {
+    LogTarget {
+        /// The journal when systemd started us, else standard error.
+        Auto = "auto",
+        Stderr = "stderr",
+        Journal = "journal",
+        Syslog = "syslog",
+    }
+}
+word!(LogTarget, "log target");
+
+words! {
+    LogLevel { Error = "error", Warn = "warn", Info = "info", Debug = "debug" }
+}
+word!(LogLevel, "log level");
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Log {
+    pub to: LogTarget,
+    pub level: LogLevel,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log { to: LogTarget::Auto, level: LogLevel::Info }
+    }
+}
+
+impl Log {
+    pub(super) fn resolve(raw: RawLog) -> Log {
+        Log { to: value_or(raw.to, Log::default().to), level: value_or(raw.level, Log::default().level) }
+    }
+}
+
+/// What was written, or else `default`.
+pub(super) fn value_or<T>(field: Option<At<T>>, default: T) -> T {
+    field.map_or(default, |at| at.value)
+}
+
+pub(super) fn unplaced<T>(list: Vec<At<T>>) -> Vec<T> {
+    list.into_iter().map(|at| at.value).collect()
+}
+
+fn is_table_name(name: &str) -> bool {
+    name.len() <= TABLE_NAME_BYTES_MAX
+        && name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}

@@ -1,0 +1,347 @@
+//! The core: one thread that waits on its inputs, takes a batch, decides, and writes to the kernel.
+//!
+//! A hand-over to another thread costs 60–80 µs and everything else is noise, so parse, correlate, engine and the netlink
+//! commit all happen here.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::Options;
+use super::decisions::Effects;
+use super::inbox::{ControlThread, Inbox, Message};
+use super::setup::{self, Setup};
+use super::views;
+use crate::config::{Config, Paths};
+use tokio::sync::oneshot;
+
+use crate::control::{Code, Request, Response};
+use crate::correlate::Correlator;
+use crate::engine::Engine;
+use crate::limits;
+use crate::parse::{Outcome, Parser, ParserOptions};
+use crate::source::origin::Trust;
+use crate::source::{Batch, Source};
+use crate::time::{Clock, SteadyClock, Timestamp};
+
+/// How often files are looked at without a notification, the kernel's generation is compared, and the watchdog fed.
+const TICK: Duration = Duration::from_secs(1);
+/// Rows of a snapshot written between two batches.
+const SNAPSHOT_SLICE_ROWS: usize = 512;
+/// How long the sources are still read after the word to stop.
+const LAST_TURN: Duration = Duration::from_secs(1);
+
+/// Runs the daemon until it is told to stop.
+pub fn run(options: &Options) -> ExitCode {
+    match setup::start(options) {
+        Ok((setup, inbox, control)) => {
+            let mut core = Core::new(setup, inbox);
+            core.serve();
+            core.finish();
+            drop::<ControlThread>(control);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("mailwardend: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What became of the lines of one program family.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct LineCounts {
+    pub lines: u64,
+    pub recognised: u64,
+    pub unmatched: u64,
+    pub foreign: u64,
+    pub malformed: u64,
+    pub unvouched: u64,
+}
+
+pub struct Core {
+    pub(super) clock: SteadyClock,
+    pub(super) started: Timestamp,
+    pub(super) config: Arc<Config>,
+    paths: Paths,
+    parser_options: ParserOptions,
+    parser: Parser,
+    trust: Trust,
+    pub(super) correlator: Correlator,
+    pub(super) engine: Engine,
+    pub(super) sources: Vec<Source>,
+    pub(super) effects: Effects,
+    pub(super) counts: LineCounts,
+    batch: Batch,
+    inbox: Inbox,
+    snapshot: Snapshot,
+    next_tick: Instant,
+    watchdog: Option<Duration>,
+    /// Last of all: what the others say while they end is still written.
+    _log_writer: super::log::Writer,
+}
+
+/// The windows' way to the disk: a consistent cut, written in slices.
+struct Snapshot {
+    interval: Duration,
+    next: Instant,
+    /// Cursors as they stood when the running snapshot began.
+    running: Option<Vec<(String, String)>>,
+    rows: Vec<crate::engine::snapshot::SnapshotRow>,
+}
+
+/// What the loop should do next.
+#[derive(PartialEq, Eq)]
+enum Flow {
+    Go,
+    Stop,
+}
+
+impl Core {
+    fn new(setup: Setup, inbox: Inbox) -> Core {
+        let now = Instant::now();
+        let interval = setup.config.state.snapshot_interval;
+        Core {
+            started: setup.clock.now(),
+            parser: Parser::new(setup.config.filters.set.clone(), setup.parser_options.clone()),
+            clock: setup.clock,
+            config: setup.config,
+            paths: setup.paths,
+            parser_options: setup.parser_options.clone(),
+            trust: setup.trust,
+            correlator: setup.correlator,
+            engine: setup.engine,
+            sources: setup.sources,
+            effects: setup.effects,
+            counts: LineCounts::default(),
+            batch: Batch::new(),
+            inbox,
+            snapshot: Snapshot { interval, next: now + interval, running: None, rows: Vec::new() },
+            next_tick: now + TICK,
+            watchdog: setup::watchdog(),
+            _log_writer: setup.log_writer,
+        }
+    }
+
+    /// The loop: wait, read, decide, act; until somebody says stop.
+    fn serve(&mut self) {
+        loop {
+            let more_lines = self.read_sources();
+            let more_to_do = self.act();
+            if self.answer() == Flow::Stop {
+                return;
+            }
+            self.keep_time();
+            self.write_snapshot_slice();
+            if !more_lines && !more_to_do {
+                self.wait();
+            }
+        }
+    }
+
+    /// One batch of each source. True when there may be more at once.
+    fn read_sources(&mut self) -> bool {
+        let mut busy = false;
+        for index in 0..self.sources.len() {
+            self.batch.clear();
+            let now = self.clock.now();
+            let Some(source) = self.sources.get_mut(index) else { continue };
+            match source.read(&mut self.batch, limits::BATCH_EVENTS_MAX, now) {
+                Ok(count) => busy |= count >= limits::BATCH_EVENTS_MAX,
+                Err(error) => self.effects.warn_of_source(index, &source.stats().name, &error),
+            }
+            self.handle_batch(now);
+        }
+        busy
+    }
+
+    fn handle_batch(&mut self, now: Timestamp) {
+        let Core { batch, parser, trust, correlator, engine, counts, .. } = self;
+        for (line, text) in batch.iter() {
+            counts.lines += 1;
+            let parsed = match parser.parse(text, line.received) {
+                Outcome::Line(parsed) => parsed,
+                Outcome::Unmatched { .. } => {
+                    counts.unmatched += 1;
+                    continue;
+                }
+                Outcome::Foreign => {
+                    counts.foreign += 1;
+                    continue;
+                }
+                Outcome::Malformed => {
+                    counts.malformed += 1;
+                    continue;
+                }
+            };
+            counts.recognised += 1;
+            let vouched = trust.vouches(line.origin, crate::parse::slice(text, parsed.program), parsed.sender_uid);
+            counts.unvouched += u64::from(!vouched);
+            let filters = parser.filters();
+            correlator
+                .handle(text, &parsed, filters.filter_name(parsed.pattern), vouched, now, &mut |event| engine.handle_event(event, now));
+        }
+    }
+
+    /// Everything that the engine has decided, into the store, the kernel, the log. True when there is more.
+    fn act(&mut self) -> bool {
+        let now = self.clock.now();
+        let more = self.effects.apply(&mut self.engine, &self.inbox, now);
+        self.effects.firewall.work(&self.engine, now);
+        more || self.effects.firewall.is_busy()
+    }
+
+    fn answer(&mut self) -> Flow {
+        self.inbox.clear_wake();
+        while let Some(message) = self.inbox.next() {
+            match message {
+                Message::Request(request, answer) => self.respond(request, answer),
+                Message::Reload => {
+                    let response = self.reload();
+                    let level = if response.code == Code::Ok { log::Level::Info } else { log::Level::Error };
+                    log::log!(level, "reload: {}", response.message);
+                }
+                Message::Stop => return Flow::Stop,
+            }
+        }
+        Flow::Go
+    }
+
+    fn respond(&mut self, request: Request, answer: oneshot::Sender<Response>) {
+        let now = self.clock.now();
+        let response = match request {
+            Request::Reload => self.reload(),
+            Request::Ping => Response::ok("mailwardend is running"),
+            Request::Status { jail } => views::status(self, jail.as_deref(), now),
+            Request::ListBans { after } => views::bans(&self.engine, after, now),
+            Request::Why { subject } => views::why(&self.engine, &subject, now),
+            Request::Monitor => Response::error(Code::BadRequest, "monitor is answered before it comes here"),
+            command => {
+                let response = views::command(&mut self.engine, command, now);
+                while self.effects.apply(&mut self.engine, &self.inbox, now) {}
+                return self.effects.answer_when_saved(response, answer);
+            }
+        };
+        // The asker may have gone.
+        let _ = answer.send(response);
+    }
+
+    /// Everything is read and checked before anything changes.
+    fn reload(&mut self) -> Response {
+        let config = match crate::config::load(&self.paths) {
+            Ok(config) => config,
+            Err(report) => return Response::error(Code::Failed, format!("the configuration has mistakes; nothing was changed\n{report}")),
+        };
+        setup::warn_of(&config);
+        let now = self.clock.now();
+        let _ = sd_notify::notify(&[
+            sd_notify::NotifyState::Reloading,
+            sd_notify::NotifyState::monotonic_usec_now().unwrap_or(sd_notify::NotifyState::Reloading),
+        ]);
+        self.parser = Parser::new(config.filters.set.clone(), self.parser_options.clone());
+        self.engine.reconfigure(setup::engine_config(&config), now);
+        self.correlator.reconfigure(config.accounts.clone(), setup::mynetworks(&config));
+        self.effects.reconfigure(config.enforcement.destroy_sockets);
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        let mut text = format!("reloaded: {} jails, {} patterns", config.jails.len(), config.filters.set.pattern_count());
+        if config.sources != self.config.sources || config.enforcement != self.config.enforcement || config.state != self.config.state {
+            text.push_str("; changes of [[source]], [enforcement], [state] and [trust] take effect with the next restart");
+        }
+        self.config = Arc::new(config);
+        Response::ok(text)
+    }
+
+    /// What is due: ends of bans, the once-a-second duties, the watchdog.
+    fn keep_time(&mut self) {
+        let now = self.clock.now();
+        if self.engine.poll_timeout().is_some_and(|due| due <= now) {
+            self.engine.handle_timeout(now);
+            self.act();
+        }
+        if Instant::now() < self.next_tick {
+            return;
+        }
+        self.next_tick = Instant::now() + TICK;
+        self.parser.set_reference(now);
+        self.effects.firewall.tick(&self.engine);
+        self.effects.keep_store(&self.engine, now, self.config.bans.memory);
+        if self.watchdog.is_some() {
+            // Fed from here, so that a core that hangs is restarted.
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        }
+    }
+
+    /// Begins a snapshot when one is due, and goes on with the one that runs. Its cursors and its rows are of one moment.
+    fn write_snapshot_slice(&mut self) {
+        if self.snapshot.running.is_none() {
+            if Instant::now() < self.snapshot.next || !self.effects.store.can_save_windows() {
+                return;
+            }
+            self.snapshot.next = Instant::now() + self.snapshot.interval;
+            self.snapshot.running = Some(self.cursors());
+            self.engine.begin_snapshot();
+        }
+        let is_done = self.engine.next_slice(SNAPSHOT_SLICE_ROWS, &mut self.snapshot.rows);
+        if is_done && let Some(cursors) = self.snapshot.running.take() {
+            let rows = std::mem::take(&mut self.snapshot.rows);
+            if self.effects.store.save_windows(rows, cursors).is_err() {
+                log::error!("a snapshot was begun before the last one was on disk: its counts are lost until the next one");
+            }
+        }
+    }
+
+    fn cursors(&self) -> Vec<(String, String)> {
+        self.sources.iter().filter_map(|source| Some((source.stats().name, source.cursor()?))).collect()
+    }
+
+    /// Sleeps until an input has something, or something is due.
+    fn wait(&mut self) {
+        let now = self.clock.now();
+        let due = self.engine.poll_timeout().map_or(TICK, |due| due.since(now));
+        let mut span = due.min(self.next_tick.saturating_duration_since(Instant::now()));
+        if self.snapshot.running.is_some() {
+            span = Duration::ZERO;
+        }
+        // Rounded up: a millisecond early would be a turn for nothing.
+        let timeout = PollTimeout::try_from(span.as_micros().div_ceil(1_000).min(1_000)).unwrap_or(PollTimeout::ZERO);
+        let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(self.sources.len() + 1);
+        fds.push(PollFd::new(self.inbox.fd(), PollFlags::POLLIN));
+        fds.extend(self.sources.iter().map(|source| PollFd::new(source.fd(), PollFlags::POLLIN)));
+        // EINTR: a turn for nothing does no harm.
+        let _ = poll(&mut fds, timeout);
+    }
+
+    /// The last turn: what waits is read, decided and saved.
+    fn finish(&mut self) {
+        log::info!("stopping");
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        let end = Instant::now() + LAST_TURN;
+        while self.read_sources() && Instant::now() < end {
+            self.act();
+        }
+        while self.act() {}
+        self.save_all();
+        if let Err(error) = self.effects.store.flush() {
+            log::error!("not everything could be saved: {error}");
+        }
+    }
+
+    fn save_all(&mut self) {
+        // The one that runs is finished, then a last one is made.
+        for _ in 0..2 {
+            while self.snapshot.running.is_some() {
+                self.write_snapshot_slice();
+            }
+            if self.effects.store.flush().is_err() {
+                return;
+            }
+            self.snapshot.next = Instant::now();
+            self.write_snapshot_slice();
+        }
+        while self.snapshot.running.is_some() {
+            self.write_snapshot_slice();
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! What the engine has decided, carried out: the store is told, the kernel is written, the log and the monitors hear of it.
+//!
+//! The store has each decision before the kernel does, but nobody waits for the disk: a slow one delays no ban.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use log::{debug, error, info, warn};
+
+use super::firewall::{Firewall, lasting};
+use super::inbox::Inbox;
+use tokio::sync::oneshot;
+
+use crate::address::display;
+use crate::control::Response;
+use crate::enforce::nft::{Element, Key};
+use crate::enforce::sockets;
+use crate::engine::Engine;
+use crate::engine::decision::{Decision, Subject, Verb};
+use crate::source::SourceError;
+use crate::store::Store;
+use crate::time::Timestamp;
+
+/// Decisions taken from the engine before the other inputs get a turn.
+const DECISIONS_PER_TURN: usize = 4_096;
+/// Lines of the log that one turn may write; of a larger burst the rest is summed up in one line.
+const LOGGED_PER_TURN: usize = 256;
+/// How often the same trouble with a source is told.
+const REMINDER: Duration = Duration::from_secs(600);
+/// How often what is too old is forgotten on disk.
+const PRUNE: Duration = Duration::from_secs(60);
+
+pub(super) struct Effects {
+    pub(super) firewall: Firewall,
+    pub(super) store: Store,
+    destroy_sockets: bool,
+    troubles: HashMap<usize, (String, Instant)>,
+    store_problem: Option<String>,
+    bans_missing: u64,
+    last_prune: Instant,
+}
+
+impl Effects {
+    pub(super) fn new(firewall: Firewall, store: Store, destroy_sockets: bool) -> Effects {
+        Effects {
+            firewall,
+            store,
+            destroy_sockets,
+            troubles: HashMap::new(),
+            store_problem: None,
+            bans_missing: 0,
+            last_prune: Instant::now(),
+        }
+    }
+
+    pub(super) fn reconfigure(&mut self, destroy_sockets: bool) {
+        self.destroy_sockets = destroy_sockets;
+    }
+
+    /// Carries out what waits. True when more waits.
+    pub(super) fn apply(&mut self, engine: &mut Engine, inbox: &Inbox, now: Timestamp) -> bool {
+        let mut decisions = Vec::new();
+        while decisions.len() < DECISIONS_PER_TURN
+            && let Some(decision) = engine.poll_decision()
+        {
+            decisions.push(decision);
+        }
+        if decisions.is_empty() {
+            return false;
+        }
+        let more = decisions.len() == DECISIONS_PER_TURN;
+        let (added, removed) = changes(&decisions, now);
+        tell(&decisions, inbox);
+        // The ledger first: the hand-over costs a microsecond, and the store's thread commits while the kernel is written.
+        if !self.store.record(decisions) {
+            warn!("the disk is too slow: decisions were given up in the state on disk; enforcement goes on");
+        }
+        self.firewall.remove(&removed);
+        if self.destroy_sockets {
+            self.destroy(&added);
+        }
+        self.firewall.add(&added);
+        more
+    }
+
+    /// Once a second: what was not saved is noticed, and made good from the ledger.
+    pub(super) fn keep_store(&mut self, engine: &Engine, now: Timestamp, memory: Duration) {
+        let health = self.store.health();
+        if health.bans_missing() > self.bans_missing && health.problem().is_none() {
+            self.bans_missing = health.bans_missing();
+            self.store.replace_bans(engine.bans().collect(), now);
+        }
+        if self.store_problem.as_deref() != health.problem() {
+            self.store_problem = health.problem().map(str::to_owned);
+            match &self.store_problem {
+                Some(problem) => error!("the state cannot be saved: {problem}; enforcement goes on"),
+                None => info!("the state is saved again"),
+            }
+        }
+        if self.last_prune.elapsed() >= PRUNE {
+            self.last_prune = Instant::now();
+            self.store.prune(now, memory);
+        }
+    }
+
+    /// What an operator was told to be done survives a crash: the answer waits for the disk, but nobody else does.
+    pub(super) fn answer_when_saved(&self, mut response: Response, answer: oneshot::Sender<Response>) {
+        self.store.after_decisions(move |outcome| {
+            if let Err(problem) = outcome {
+                response.message.push_str(&format!("\nin force, but not saved, so a restart forgets it: {problem}"));
+            }
+            // The asker may have gone.
+            let _ = answer.send(response);
+        });
+    }
+
+    fn destroy(&self, elements: &[Element]) {
+        if self.firewall.is_dry_run() {
+            return;
+        }
+        for element in elements {
+            match sockets::destroy(element.net, element.scope) {
+                Ok(0) => {}
+                Ok(count) => debug!("closed {count} connections of {}", display(element.net)),
+                Err(error) => warn!("cannot close the connections of {}: {error}", display(element.net)),
+            }
+        }
+    }
+
+    pub(super) fn warn_of_source(&mut self, index: usize, name: &str, error: &SourceError) {
+        let text = format!("source \"{name}\": {error}");
+        let known = self.troubles.get(&index).is_some_and(|(told, at)| *told == text && at.elapsed() < REMINDER);
+        if !known {
+            error!("{text}");
+            self.troubles.insert(index, (text, Instant::now()));
+        }
+    }
+}
+
+/// What the kernel must have and must not have afterwards; of two decisions about one key the later one counts.
+fn changes(decisions: &[Decision], now: Timestamp) -> (Vec<Element>, Vec<Key>) {
+    let mut added: Vec<Element> = Vec::new();
+    let mut removed: Vec<Key> = Vec::new();
+    let mut place: HashMap<Key, usize> = HashMap::new();
+    for decision in decisions.iter().filter(|decision| !decision.observed) {
+        let Subject::Net(net) = decision.subject else { continue };
+        let key = (net, decision.scope);
+        match decision.verb {
+            Verb::Ban => {
+                let Some(element) = lasting(net, decision.scope, decision.until, now) else { continue };
+                removed.retain(|other| *other != key);
+                match place.get(&key).and_then(|index| added.get_mut(*index)) {
+                    Some(known) => *known = element,
+                    None => {
+                        place.insert(key, added.len());
+                        added.push(element);
+                    }
+                }
+            }
+            Verb::Unban => {
+                if place.remove(&key).is_some() {
+                    added.retain(|element| element.key() != key);
+                    place = added.iter().enumerate().map(|(index, element)| (element.key(), index)).collect();
+                }
+                removed.push(key);
+            }
+            Verb::Lock | Verb::Unlock | Verb::Hold | Verb::Release | Verb::Alert => {}
+        }
+    }
+    (added, removed)
+}
+
+fn tell(decisions: &[Decision], inbox: &Inbox) {
+    for decision in decisions.iter().take(LOGGED_PER_TURN) {
+        let text = sentence(decision);
+        match decision.verb {
+            Verb::Alert => warn!("{text}"),
+            _ => info!("{text}"),
+        }
+    }
+    if let Some(rest) = decisions.len().checked_sub(LOGGED_PER_TURN).filter(|rest| *rest > 0) {
+        info!("and {rest} more decisions at once; `mailwarden list` has all bans");
+    }
+    if inbox.has_monitors() {
+        for decision in decisions {
+            match serde_json::to_string(&decision.view()) {
+                Ok(text) => inbox.publish(&text),
+                Err(error) => debug!("a decision cannot be shown: {error}"),
+            }
+        }
+    }
+}
+
+/// `ban 192.0.2.1 scope auth until 2026-11-24 04:05:06, jail postfix-auth: 6 failures in 12 s`
+fn sentence(decision: &Decision) -> String {
+    let subject = match &decision.subject {
+        Subject::Net(net) => display(*net),
+        Subject::Account(name) => name.clone(),
+    };
+    let observed = if decision.observed { "would " } else { "" };
+    let mut text = format!("{observed}{} {subject}", decision.verb);
+    if matches!(decision.verb, Verb::Ban | Verb::Unban) {
+        text.push_str(&format!(" scope {}", decision.scope));
+    }
+    if decision.verb == Verb::Ban {
+        text.push_str(&format!(" until {}", decision.until));
+    }
+    text.push_str(&format!(", jail {}: {}", decision.jail, decision.reason));
+    text
+}

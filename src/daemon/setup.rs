@@ -1,0 +1,198 @@
+//! From options and configuration to everything that the core needs; each failure says what to do.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+use log::{LevelFilter, error, info, warn};
+
+use super::decisions::Effects;
+use super::firewall::Firewall;
+use super::inbox::{self, ControlThread, Inbox};
+use super::{Options, log as logging, secret};
+use crate::config::allow::{Mynetworks, ask_postfix};
+use crate::config::settings::{LogLevel, LogTarget};
+use crate::config::sources::{self, Host, INHERITED_NAME};
+use crate::config::{self, Config, Paths};
+use crate::correlate::Correlator;
+use crate::enforce::nft::NftOptions;
+use crate::engine::snapshot::SnapshotRow;
+use crate::engine::{Engine, EngineConfig};
+use crate::parse::ParserOptions;
+use crate::source::{Inherited, Source, SourceSpec, Trust};
+use crate::store::{SavedWindows, Store};
+use crate::time::{Clock, SteadyClock, Timestamp};
+
+/// What `core` starts with.
+pub(super) struct Setup {
+    pub clock: SteadyClock,
+    pub config: Arc<Config>,
+    pub parser_options: ParserOptions,
+    pub trust: Trust,
+    pub correlator: Correlator,
+    pub engine: Engine,
+    pub sources: Vec<Source>,
+    pub effects: Effects,
+    pub paths: Paths,
+    pub log_writer: logging::Writer,
+}
+
+pub(super) fn start(options: &Options) -> Result<(Setup, Inbox, ControlThread), String> {
+    let paths = paths(options);
+    let config = config::load(&paths).map_err(|report| format!("the configuration has mistakes; nothing was started\n{report}"))?;
+    let log_writer = logging::start(log_target(&config), log_level(&config));
+    warn_of(&config);
+    let clock = SteadyClock::start();
+    let now = clock.now();
+    // First of all, so that of two daemons the second one touches nothing.
+    let (inbox, control) = inbox::start(config.control.socket.clone(), config.control.group.clone())?;
+    let (store, loaded) = Store::open(&config.state.dir, now).map_err(|error| error.to_string())?;
+    for notice in &loaded.notices {
+        error!("{notice}");
+    }
+    let mut engine = Engine::new(EngineConfig { seed: secret::load_or_make(&config.state.dir), ..engine_config(&config) }, now);
+    engine.restore(&saved_rows(loaded.windows));
+    engine.restore_bans(loaded.bans);
+    let dry_run = options.dry_run || config.enforcement.dry_run;
+    let firewall = Firewall::open(nft_options(&config), dry_run, &engine, now);
+    let mut inherited = Inherited::from_environment();
+    let specs = config.sources.on(Host::look(inherited.has(INHERITED_NAME)));
+    let trust = trust(&config, &specs);
+    let sources = open_sources(&specs, &loaded.cursors, &mut inherited, now)?;
+    info!("{} jails, {} sources, {} bans taken over", config.jails.len(), sources.len(), engine.ban_count());
+    let setup = Setup {
+        parser_options: parser_options(now),
+        correlator: Correlator::new(config.accounts.clone(), mynetworks(&config)),
+        effects: Effects::new(firewall, store, config.enforcement.destroy_sockets),
+        config: Arc::new(config),
+        clock,
+        trust,
+        engine,
+        sources,
+        paths,
+        log_writer,
+    };
+    Ok((setup, inbox, control))
+}
+
+fn saved_rows(windows: SavedWindows) -> Vec<SnapshotRow> {
+    let mut rows = Vec::new();
+    if let Err(problem) = windows.read(|table, key, value| rows.push(SnapshotRow { table, key, value: value.to_vec() })) {
+        error!("not all saved counts can be read: {problem}; going on with {} of them", rows.len());
+    }
+    rows
+}
+
+/// Where the configuration, the state and the sockets are; the options say otherwise.
+pub(super) fn paths(options: &Options) -> Paths {
+    let mut paths = Paths::choose(options.config.as_deref());
+    if let Some(dir) = &options.state_dir {
+        paths.state_dir.clone_from(dir);
+    }
+    if let Some(dir) = &options.runtime_dir {
+        paths.runtime_dir.clone_from(dir);
+    }
+    paths
+}
+
+pub(super) fn warn_of(config: &Config) {
+    for line in config.warnings.to_string().lines().filter(|line| !line.trim().is_empty()) {
+        warn!("configuration: {line}");
+    }
+}
+
+/// What the engine is made from, with what only the host knows; also on reload.
+pub(super) fn engine_config(config: &Config) -> EngineConfig {
+    let mut engine = EngineConfig::from(config);
+    engine.allow.own = own_addresses();
+    engine.allow.mynetworks = mynetworks(config);
+    engine.persist = true;
+    engine
+}
+
+pub(super) fn mynetworks(config: &Config) -> Vec<IpNetwork> {
+    match &config.allow.mynetworks {
+        Mynetworks::These(networks) => networks.clone(),
+        Mynetworks::Auto => ask_postfix().unwrap_or_default(),
+    }
+}
+
+/// The addresses of this host's interfaces.
+fn own_addresses() -> Vec<IpNetwork> {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+    let address = |interface: nix::ifaddrs::InterfaceAddress| -> Option<IpNetwork> {
+        let storage = interface.address?;
+        let ipv4 = storage.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        let ip = ipv4.or_else(|| storage.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))?;
+        Some(crate::address::single(ip))
+    };
+    interfaces.filter_map(address).collect()
+}
+
+pub(super) fn nft_options(config: &Config) -> NftOptions {
+    let enforcement = &config.enforcement;
+    NftOptions {
+        table: enforcement.table.clone(),
+        reject: enforcement.reject.clone(),
+        disabled: enforcement.features_off.clone(),
+        ..NftOptions::default()
+    }
+}
+
+pub(super) fn trust(config: &Config, specs: &[SourceSpec]) -> Trust {
+    let (trust, missing) = sources::trust(&config.trust, specs);
+    for user in missing {
+        warn!("configuration: [trust] names the user {user:?}, whom this host does not have");
+    }
+    trust
+}
+
+/// A source that cannot be opened stops the others from nothing; without any there is nothing to do.
+fn open_sources(
+    specs: &[SourceSpec],
+    cursors: &[(String, String)],
+    inherited: &mut Inherited,
+    now: Timestamp,
+) -> Result<Vec<Source>, String> {
+    let mut sources = Vec::new();
+    let mut troubles = Vec::new();
+    for (id, spec) in (0..=u8::MAX).zip(specs) {
+        let cursor = cursors.iter().find(|(name, _)| *name == spec.name).map(|(_, cursor)| cursor.as_str());
+        match Source::open(spec, id, cursor, inherited, now) {
+            Ok(source) => sources.push(source),
+            Err(error) => troubles.push(format!("source \"{}\": {error}", spec.name)),
+        }
+    }
+    if sources.is_empty() {
+        return Err(format!("no source of log lines could be opened: {}", troubles.join("; ")));
+    }
+    for trouble in troubles {
+        error!("{trouble}; going on without it");
+    }
+    Ok(sources)
+}
+
+/// A relay's note about the sender is read where there is one: with the snippets that we ship it is there, whatever the
+/// configuration says. `annotated = true` is about the lines without one.
+fn parser_options(now: Timestamp) -> ParserOptions {
+    ParserOptions { annotated: true, ..ParserOptions::new(now) }
+}
+
+fn log_target(config: &Config) -> logging::Target {
+    if config.log.to == LogTarget::Syslog { logging::Target::Syslog } else { logging::Target::Stderr }
+}
+
+fn log_level(config: &Config) -> LevelFilter {
+    match config.log.level {
+        LogLevel::Error => LevelFilter::Error,
+        LogLevel::Warn => LevelFilter::Warn,
+        LogLevel::Info => LevelFilter::Info,
+        LogLevel::Debug => LevelFilter::Debug,
+    }
+}
+
+/// How often the service manager wants to hear from us; half of its patience. `None`: it does not.
+pub(super) fn watchdog() -> Option<Duration> {
+    sd_notify::watchdog_enabled().map(|patience| patience / 2)
+}

@@ -1,0 +1,181 @@
+//! What the daemon shows: `status`, `list`, `why`; and what an operator's command comes to.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+use serde::Serialize;
+use serde_json::json;
+
+use super::core::Core;
+use crate::address;
+use crate::control::{BanPage, BanView, Code, Request, Response};
+use crate::engine::Engine;
+use crate::engine::decision::{Ban, Command, Reply, Subject};
+use crate::engine::jail::Scope;
+use crate::time::Timestamp;
+
+/// Bans on one page of `list`.
+const PAGE_BANS: usize = 1_000;
+
+pub(super) fn status(core: &mut Core, jail: Option<&str>, now: Timestamp) -> Response {
+    let mut engine = core.engine.status();
+    if let Some(name) = jail {
+        engine.jails.retain(|known| known.jail == name);
+        if engine.jails.is_empty() {
+            let names: Vec<&str> = core.config.jails.iter().map(|jail| jail.name.as_str()).collect();
+            return Response::error(Code::NotFound, format!("there is no jail \"{name}\"; there are: {}", names.join(", ")));
+        }
+    }
+    let health = core.effects.store.health();
+    let firewall = &mut core.effects.firewall;
+    let kernel = firewall.status();
+    Response::data(&json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "since": core.started.rfc3339(),
+        "uptime_seconds": now.since(core.started).as_secs(),
+        "firewall": {
+            "enforcing": kernel.is_some(),
+            "dry_run": firewall.is_dry_run(),
+            "problem": firewall.problem(),
+            "table": kernel.as_ref().map(|status| status.table.clone()),
+            "mode": kernel.as_ref().map(|status| format!("{:?}", status.mode).to_lowercase()),
+            "features": kernel.as_ref().map(|status| status.features.names()),
+            "repairing": firewall.is_busy(),
+            "refused": firewall.refused,
+            "dropped_packets": firewall.dropped_packets(),
+        },
+        "state": { "problem": health.problem(), "pending": health.state.pending + health.windows.pending, "lost": health.state.lost },
+        "lines": core.counts,
+        "sources": core.sources.iter().map(|source| SourceView::from(source.stats())).collect::<Vec<_>>(),
+        "messages": core.correlator.stats().messages,
+        "engine": engine,
+    }))
+}
+
+#[derive(Serialize)]
+struct SourceView {
+    name: String,
+    lines: u64,
+    truncated: u64,
+    errors: u64,
+    gaps: u64,
+    /// Lines that a logger in front of us says it dropped.
+    blind_lines: u64,
+    problem: Option<String>,
+}
+
+impl From<crate::source::SourceStats> for SourceView {
+    fn from(stats: crate::source::SourceStats) -> Self {
+        let crate::source::SourceStats { name, lines, truncated, errors, blind_lines, gaps, problem, .. } = stats;
+        SourceView { name, lines, truncated, errors, gaps, blind_lines, problem }
+    }
+}
+
+/// One page, by the time of the end.
+pub(super) fn bans(engine: &Engine, after: Option<(i64, IpNetwork, Scope)>, now: Timestamp) -> Response {
+    let after = after.map(|(until, net, scope)| (Timestamp::from_micros(until), net, scope));
+    let (bans, more) = engine.bans_after(after, PAGE_BANS);
+    let next = bans.last().filter(|_| more).map(|ban| (ban.until.micros(), ban.net, ban.scope));
+    let bans = bans.into_iter().map(|ban| view(ban, now)).collect();
+    Response::data(&BanPage { bans, next })
+}
+
+fn view(ban: Ban, now: Timestamp) -> BanView {
+    let ends = ban.until != Timestamp::NEVER;
+    BanView {
+        ip: ban.net,
+        scope: ban.scope,
+        since: ban.since.rfc3339(),
+        until: ends.then(|| ban.until.rfc3339()),
+        remaining_seconds: ends.then(|| ban.until.since(now).as_secs()),
+        jail: ban.jail,
+        reason: ban.reason,
+        cause: ban.cause.to_string(),
+        earlier_bans: ban.earlier,
+    }
+}
+
+pub(super) fn why(engine: &Engine, subject: &str, _now: Timestamp) -> Response {
+    let why = engine.why(&parse_subject(subject));
+    if why.is_empty() {
+        return Response::error(Code::NotFound, format!("nothing is known about {subject}"));
+    }
+    Response::data(&why)
+}
+
+fn parse_subject(text: &str) -> Subject {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Subject::Net(address::single(address::canonical(ip)));
+    }
+    match text.parse::<IpNetwork>() {
+        Ok(net) => Subject::Net(address::network(net.ip(), net.prefix())),
+        Err(_) => Subject::Account(text.to_lowercase()),
+    }
+}
+
+pub(super) fn command(engine: &mut Engine, request: Request, now: Timestamp) -> Response {
+    match request {
+        Request::Ban { nets, seconds, scope, reason, force } => {
+            let duration = seconds.map(Duration::from_secs);
+            let reason = if reason.is_empty() { "by hand".to_owned() } else { reason };
+            let each = nets.into_iter().map(|net| {
+                let net = address::network(address::canonical(net.ip()), prefix(net));
+                (net, engine.handle_command(Command::Ban { net, duration, scope, reason: reason.clone(), force }, now))
+            });
+            sum_up(each.collect(), "banned")
+        }
+        Request::Unban { nets } => {
+            let each = nets.into_iter().map(|net| {
+                let net = address::network(address::canonical(net.ip()), prefix(net));
+                (net, engine.handle_command(Command::Unban { net }, now))
+            });
+            sum_up(each.collect(), "unbanned")
+        }
+        Request::UnbanAll => total(engine.handle_command(Command::UnbanAll, now), "lifted", "bans"),
+        Request::Undo { since } => {
+            total(engine.handle_command(Command::Undo { since: Timestamp::from_micros(since) }, now), "took back", "decisions")
+        }
+        _ => Response::error(Code::BadRequest, "no command"),
+    }
+}
+
+/// An IPv4-mapped network is the IPv4 network.
+fn prefix(net: IpNetwork) -> u8 {
+    let is_mapped = net.is_ipv6() && address::canonical(net.ip()).is_ipv4();
+    if is_mapped { net.prefix().saturating_sub(96) } else { net.prefix() }
+}
+
+fn sum_up(each: Vec<(IpNetwork, Reply)>, done: &str) -> Response {
+    let mut changed = Vec::new();
+    let mut lines = Vec::new();
+    let mut code = Code::Ok;
+    for (net, reply) in &each {
+        let net = address::display(*net);
+        match reply {
+            Reply::Done { .. } => changed.push(net),
+            Reply::Refused(why) => {
+                code = Code::Refused;
+                lines.push(format!("{net}: {why}"));
+            }
+            Reply::NotFound => {
+                code = if code == Code::Ok { Code::NotFound } else { code };
+                lines.push(format!("{net} is not banned"));
+            }
+        }
+    }
+    match changed.as_slice() {
+        [] => {}
+        nets if nets.len() <= 3 => lines.insert(0, format!("{done} {}", nets.join(", "))),
+        nets => lines.insert(0, format!("{done} {} networks", nets.len())),
+    }
+    Response { data: json!({ "changed": changed.len() }), ..Response::error(code, lines.join("\n")) }
+}
+
+fn total(reply: Reply, done: &str, what: &str) -> Response {
+    match reply {
+        Reply::Done { changed } => Response { data: json!({ "changed": changed }), ..Response::ok(format!("{done} {changed} {what}")) },
+        Reply::Refused(why) => Response::error(Code::Refused, why),
+        Reply::NotFound => Response::error(Code::NotFound, format!("there were no {what}")),
+    }
+}

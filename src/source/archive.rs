@@ -1,0 +1,332 @@
+//! Old logs, for `replay` and `learn`: plain, gzip, zstd, xz or standard input, in large pieces cut at newlines.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, Cursor, ErrorKind, PipeReader, Read, Seek};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::thread::JoinHandle;
+
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
+use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
+
+use super::SourceError;
+use crate::limits::LINE_BYTES_MAX;
+
+/// What [`Chunks`] reads at once.
+pub const CHUNK_BYTES: usize = 2 << 20;
+
+/// Opens `path` (`-`: standard input) and unpacks it by what its first bytes say, whatever its name.
+pub fn open(path: &Path) -> Result<Box<dyn Read + Send>, SourceError> {
+    let cannot_read = |error| SourceError::CannotRead { path: path.to_owned(), error, advice: String::new() };
+    let is_stdin = path == Path::new("-");
+    let file = if is_stdin { io::stdin().as_fd().try_clone_to_owned().map(File::from) } else { File::open(path) };
+    let file = file.map_err(cannot_read)?;
+    if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+        return Err(SourceError::NotAFile { path: path.to_owned() });
+    }
+    unpack(file).map_err(cannot_read)
+}
+
+fn unpack(mut file: File) -> io::Result<Box<dyn Read + Send>> {
+    let mut magic = [0; 6];
+    let count = read_full(&mut file, &mut magic)?;
+    let magic = magic.get(..count).unwrap_or_default();
+    let format = format_of(magic);
+    // A pipe cannot be wound back: what was read of it comes first.
+    let is_rewound = file.rewind().is_ok();
+    if is_rewound {
+        // Read ahead further; without it reading is merely slower.
+        let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL);
+    }
+    if format == Format::Plain && is_rewound {
+        return Ok(Box::new(file));
+    }
+    let start = if is_rewound { Vec::new() } else { magic.to_vec() };
+    let input = BufReader::with_capacity(128 * 1024, Cursor::new(start).chain(file));
+    Ok(match format {
+        Format::Plain => Box::new(input),
+        Format::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
+        Format::Zstd => Box::new(Zstd { input, decoder: FrameDecoder::new(), is_in_frame: false }),
+        Format::Xz => Box::new(Xz::start(input)?),
+    })
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Plain,
+    Gzip,
+    Zstd,
+    Xz,
+}
+
+fn format_of(magic: &[u8]) -> Format {
+    match magic {
+        [0x1f, 0x8b, ..] => Format::Gzip,
+        // A frame, or a skippable one (RFC 8878).
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Format::Zstd,
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => Format::Xz,
+        _ => Format::Plain,
+    }
+}
+
+/// Cuts what it reads into pieces that end with a newline.
+pub struct Chunks<R> {
+    input: R,
+    /// The start of the line that the last piece did not end.
+    rest: Vec<u8>,
+    /// Within a line that is too long, its start having been handed out.
+    is_skipping: bool,
+    is_at_end: bool,
+}
+
+impl<R: Read> Chunks<R> {
+    pub fn new(input: R) -> Self {
+        Chunks { input, rest: Vec::new(), is_skipping: false, is_at_end: false }
+    }
+
+    /// Replaces what is in `chunk`, which is best reused as it is, with the next piece: whole lines, about [`CHUNK_BYTES`]. The
+    /// last line may lack its newline; a line longer than a piece is cut. False at the end.
+    pub fn next_into(&mut self, chunk: &mut Vec<u8>) -> io::Result<bool> {
+        while !self.is_at_end {
+            // No clear: zeroing what is about to be overwritten would cost as much as the read.
+            chunk.resize(CHUNK_BYTES, 0);
+            let kept = self.rest.len();
+            let Some((head, room)) = chunk.split_at_mut_checked(kept) else { break };
+            head.copy_from_slice(&self.rest);
+            self.rest.clear();
+            let count = read_full(&mut self.input, room)?;
+            self.is_at_end = count < room.len();
+            chunk.truncate(kept + count);
+            self.cut(chunk);
+            if !chunk.is_empty() {
+                return Ok(true);
+            }
+        }
+        chunk.clear();
+        Ok(false)
+    }
+
+    /// Keeps the start of an unfinished line for the next piece.
+    fn cut(&mut self, chunk: &mut Vec<u8>) {
+        if self.is_skipping {
+            let end = memchr::memchr(b'\n', chunk);
+            self.is_skipping = end.is_none();
+            chunk.drain(..end.map_or(chunk.len(), |end| end + 1));
+        }
+        if self.is_at_end {
+            return;
+        }
+        match memchr::memrchr(b'\n', chunk) {
+            Some(end) => {
+                self.rest.extend_from_slice(chunk.get(end + 1..).unwrap_or_default());
+                chunk.truncate(end + 1);
+            }
+            None if chunk.len() > CHUNK_BYTES / 2 => {
+                chunk.truncate(LINE_BYTES_MAX);
+                chunk.push(b'\n');
+                self.is_skipping = true;
+            }
+            None => std::mem::swap(&mut self.rest, chunk),
+        }
+    }
+}
+
+/// Reads until `buffer` is full or the input ends.
+fn read_full(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut count = 0;
+    while let Some(room) = buffer.get_mut(count..).filter(|room| !room.is_empty()) {
+        match input.read(room) {
+            Ok(0) => break,
+            Ok(more) => count += more,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(count)
+}
+
+/// Any number of frames, one after the other.
+struct Zstd<R> {
+    input: R,
+    decoder: FrameDecoder,
+    is_in_frame: bool,
+}
+
+impl<R: BufRead> Read for Zstd<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if !self.is_in_frame && !self.begin_frame()? {
+                return Ok(0);
+            }
+            while self.decoder.can_collect() == 0 && !self.decoder.is_finished() {
+                self.decoder.decode_blocks(&mut self.input, BlockDecodingStrategy::UptoBlocks(1)).map_err(io::Error::other)?;
+            }
+            let count = self.decoder.read(buffer)?;
+            if count > 0 || buffer.is_empty() {
+                return Ok(count);
+            }
+            self.is_in_frame = false;
+        }
+    }
+}
+
+impl<R: BufRead> Zstd<R> {
+    /// False at the end of the input.
+    fn begin_frame(&mut self) -> io::Result<bool> {
+        while !self.input.fill_buf()?.is_empty() {
+            match self.decoder.init(&mut self.input) {
+                Ok(()) => {
+                    self.is_in_frame = true;
+                    return Ok(true);
+                }
+                Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame { length, .. })) => {
+                    io::copy(&mut self.input.by_ref().take(u64::from(length)), &mut io::sink())?;
+                }
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// lzma-rs only writes, so it writes to a pipe, from a thread of its own.
+struct Xz {
+    output: PipeReader,
+    worker: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl Xz {
+    fn start(mut input: impl BufRead + Send + 'static) -> io::Result<Xz> {
+        let (output, pipe) = io::pipe()?;
+        let worker = std::thread::Builder::new().name("unxz".to_owned()).spawn(move || {
+            let mut pipe = BufWriter::with_capacity(64 * 1024, pipe);
+            while !input.fill_buf()?.is_empty() {
+                match lzma_rs::xz_decompress(&mut input, &mut pipe) {
+                    Ok(()) => {}
+                    // Another stream follows (`cat a.xz b.xz`): this is the decoder's last check, all is read up to there.
+                    Err(lzma_rs::error::Error::XzError(text)) if text.starts_with("Unexpected data after last XZ block") => {
+                        skip_padding(&mut input)?;
+                    }
+                    Err(error) => return Err(io::Error::new(ErrorKind::InvalidData, format!("{error:?}"))),
+                }
+            }
+            io::Write::flush(&mut pipe)
+        })?;
+        Ok(Xz { output, worker: Some(worker) })
+    }
+}
+
+impl Read for Xz {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.output.read(buffer)?;
+        if count == 0
+            && !buffer.is_empty()
+            && let Some(worker) = self.worker.take()
+        {
+            worker.join().map_err(|_| io::Error::new(ErrorKind::InvalidData, "damaged xz file"))??;
+        }
+        Ok(count)
+    }
+}
+
+fn skip_padding(input: &mut impl BufRead) -> io::Result<()> {
+    loop {
+        let zeros = input.fill_buf()?.iter().take_while(|byte| **byte == 0).count();
+        if zeros == 0 {
+            return Ok(());
+        }
+        input.consume(zeros);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    fn chunks_of(input: impl Read) -> Vec<Vec<u8>> {
+        let mut chunks = Chunks::new(input);
+        let mut found = Vec::new();
+        let mut chunk = Vec::new();
+        while chunks.next_into(&mut chunk).unwrap() {
+            found.push(chunk.clone());
+        }
+        found
+    }
+
+    fn sample(bytes: usize) -> Vec<u8> {
+        let mut text = Vec::new();
+        for number in 0.. {
+            if text.len() >= bytes {
+                break;
+            }
+            writeln!(text, "Nov 24 03:00:00 mx postfix/smtpd[{number}]: connect from unknown[192.0.2.{}]", number % 256).unwrap();
+        }
+        text
+    }
+
+    #[test]
+    fn pieces_are_whole_lines_and_miss_nothing() {
+        let mut text = sample(5 << 20);
+        for tail in ["", "a last line without its newline"] {
+            text.extend_from_slice(tail.as_bytes());
+            let found = chunks_of(&text[..]);
+            assert!(found.len() > 2);
+            assert!(found.iter().rev().skip(1).all(|chunk| chunk.ends_with(b"\n")));
+            assert!(found.concat() == text);
+        }
+        assert!(chunks_of(&b""[..]).is_empty());
+    }
+
+    #[test]
+    fn an_endless_line_is_cut_to_one() {
+        let text = [b"before\n".to_vec(), vec![b'x'; 3 * CHUNK_BYTES], b"\nafter\n".to_vec()].concat();
+        let found = chunks_of(&text[..]).concat();
+        let lines: Vec<usize> = found.split(|byte| *byte == b'\n').map(<[u8]>::len).collect();
+        assert_eq!(lines, [6, LINE_BYTES_MAX, 5, 0]);
+    }
+
+    /// `tool -c`, if it is installed.
+    fn packed(tool: &str, text: &[u8]) -> Option<Vec<u8>> {
+        let mut child = Command::new(tool).args(["-c", "-q"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().ok()?;
+        let mut input = child.stdin.take().unwrap();
+        let text = text.to_owned();
+        let writer = std::thread::spawn(move || input.write_all(&text));
+        let output = child.wait_with_output().unwrap().stdout;
+        writer.join().unwrap().unwrap();
+        Some(output)
+    }
+
+    #[test]
+    fn every_packing_gives_the_same_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = sample(3 << 20);
+        for tool in ["cat", "gzip", "zstd", "xz"] {
+            let Some(bytes) = (if tool == "cat" { Some(text.clone()) } else { packed(tool, &text) }) else {
+                eprintln!("skipped: no {tool} here");
+                continue;
+            };
+            let path = dir.path().join("log");
+            // Twice: archives are often appended to each other.
+            std::fs::write(&path, [bytes.clone(), bytes.clone()].concat()).unwrap();
+            let mut found = Vec::new();
+            open(&path).unwrap().read_to_end(&mut found).unwrap();
+            assert!(found == [text.clone(), text.clone()].concat(), "{tool}: {} bytes", found.len());
+            if tool == "cat" {
+                continue;
+            }
+            std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+            assert!(open(&path).unwrap().read_to_end(&mut found).is_err(), "half a {tool} file is an error");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_says_so() {
+        let error = |path: &str| open(Path::new(path)).err().map(|error| error.to_string()).unwrap_or_default();
+        assert_eq!(error("/no/such/file"), "cannot read /no/such/file: not found");
+        assert!(error("/").contains("no regular file"));
+    }
+}

@@ -1,0 +1,177 @@
+//! One SQLite file: opened, brought to the current format, moved aside when it is damaged.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::error::{Damage, StoreError, damage};
+
+/// The formats of a file, one step after the other; `user_version` counts those taken.
+pub(super) struct Schema {
+    pub steps: &'static [&'static str],
+}
+
+impl Schema {
+    fn version(&self) -> i64 {
+        i64::try_from(self.steps.len()).unwrap_or(i64::MAX)
+    }
+}
+
+/// How a file came out of [`open`].
+pub(super) enum Condition {
+    Writable(Connection),
+    /// Not now; why.
+    Unwritable(String),
+}
+
+/// Longest wait for an operator's `sqlite3` that holds a lock.
+const BUSY: Duration = Duration::from_secs(2);
+
+pub(super) fn make_directory(directory: &Path, notices: &mut Vec<String>) {
+    match DirBuilder::new().recursive(true).mode(0o750).create(directory) {
+        Ok(()) => {}
+        Err(error) => notices.push(format!("cannot create {}: {error}; nothing is remembered over a restart", directory.display())),
+    }
+}
+
+/// Opens `path` and reads it with `load`. A damaged file is moved aside and begun anew.
+pub(super) fn open<T: Default>(
+    path: &Path,
+    schema: &Schema,
+    notices: &mut Vec<String>,
+    load: impl Fn(&Connection) -> rusqlite::Result<T>,
+) -> Result<(Condition, T), StoreError> {
+    let opened = connect(path, schema).and_then(|connection| match load(&connection) {
+        Ok(loaded) => Ok((connection, loaded)),
+        Err(error) => Err(StoreError::sqlite(path, error)),
+    });
+    let error = match opened {
+        Ok((connection, loaded)) => return Ok((Condition::Writable(connection), loaded)),
+        Err(error @ StoreError::Newer { .. }) => return Err(error),
+        Err(error) => error,
+    };
+    if is_content(&error) {
+        return Ok(begin_anew(path, schema, notices, &error.to_string()));
+    }
+    let loaded = read_only(path, &load).ok();
+    let found = if loaded.is_some() { "what it held was read" } else { "starting without what it held" };
+    notices.push(format!("{error}; {found}, and nothing is saved until that ends"));
+    Ok((Condition::Unwritable(error.to_string()), loaded.unwrap_or_default()))
+}
+
+fn begin_anew<T: Default>(path: &Path, schema: &Schema, notices: &mut Vec<String>, why: &str) -> (Condition, T) {
+    let moved = match move_aside(path) {
+        Ok(aside) => format!("moved to {}, starting with an empty one", aside.display()),
+        Err(error) => format!("it cannot be moved aside either ({error})"),
+    };
+    notices.push(format!("{} is damaged ({why}): {moved}", path.display()));
+    let condition = match connect(path, schema) {
+        Ok(connection) => Condition::Writable(connection),
+        Err(error) => Condition::Unwritable(error.to_string()),
+    };
+    (condition, T::default())
+}
+
+/// Opens `path` for writing, in the current format.
+pub(super) fn connect(path: &Path, schema: &Schema) -> Result<Connection, StoreError> {
+    let failed = |error| StoreError::sqlite(path, error);
+    create_private(path).map_err(|error| StoreError::Io { path: path.to_owned(), error })?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection = Connection::open_with_flags(path, flags).map_err(failed)?;
+    connection.busy_timeout(BUSY).map_err(failed)?;
+    // A burst of random inserts wants its pages at hand; the writer gives the memory back when it is idle.
+    let settings = "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA journal_size_limit=16777216; PRAGMA cache_size=-32000; PRAGMA temp_store=MEMORY;";
+    connection.execute_batch(settings).map_err(failed)?;
+    migrate(&mut connection, path, schema)?;
+    Ok(connection)
+}
+
+/// It names accounts: for the daemon's user alone. SQLite gives its other files the same mode.
+fn create_private(path: &Path) -> std::io::Result<()> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn migrate(connection: &mut Connection, path: &Path, schema: &Schema) -> Result<(), StoreError> {
+    let failed = |error| StoreError::sqlite(path, error);
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
+    let known = schema.version();
+    if found > known {
+        return Err(StoreError::Newer { path: path.to_owned(), found, known });
+    }
+    if found == known {
+        return Ok(());
+    }
+    let transaction = connection.transaction().map_err(failed)?;
+    for step in schema.steps.iter().skip(usize::try_from(found).unwrap_or(0)) {
+        transaction.execute_batch(step).map_err(failed)?;
+    }
+    transaction.pragma_update(None, "user_version", known).map_err(failed)?;
+    transaction.commit().map_err(failed)
+}
+
+/// Reads a file that may not be writable: first as any other, then without the shared-memory file that WAL wants to create, then
+/// without the WAL.
+pub(super) fn read_only<T>(path: &Path, mut load: impl FnMut(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    let plain = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let first = Connection::open_with_flags(path, plain).and_then(|connection| load(&connection));
+    let Err(error) = first else { return first };
+    if damage(&error) == Damage::Content {
+        return Err(error);
+    }
+    let alone = Connection::open_with_flags(path, plain).and_then(|connection| {
+        connection.execute_batch("PRAGMA locking_mode=EXCLUSIVE;")?;
+        load(&connection)
+    });
+    let mut immutable = || {
+        let uri = format!("file:{}?immutable=1", escape_uri(path));
+        Connection::open_with_flags(uri, plain | OpenFlags::SQLITE_OPEN_URI).and_then(|connection| load(&connection))
+    };
+    alone.or_else(|_| immutable()).map_err(|_| error)
+}
+
+fn escape_uri(path: &Path) -> String {
+    path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23")
+}
+
+/// Renames a file and its companions to `NAME.corrupt-TIME`. Says the new name.
+pub(super) fn move_aside(path: &Path) -> std::io::Result<PathBuf> {
+    let stamp =
+        jiff::Timestamp::try_from(SystemTime::now()).map_or_else(|_| "0".to_owned(), |now| now.strftime("%Y%m%dT%H%M%SZ").to_string());
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let candidates = (0..100).map(|number| if number == 0 { stamp.clone() } else { format!("{stamp}-{number}") });
+    let free = candidates.map(|stamp| path.with_file_name(format!("{name}.corrupt-{stamp}"))).find(|aside| !aside.exists());
+    let aside = free.ok_or(ErrorKind::AlreadyExists)?;
+    fs::rename(path, &aside)?;
+    for suffix in ["-wal", "-shm"] {
+        // Often there is none.
+        let _ = fs::rename(with_suffix(path, suffix), with_suffix(&aside, suffix));
+    }
+    Ok(aside)
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+pub(super) fn is_content(error: &StoreError) -> bool {
+    matches!(error, StoreError::Sqlite { error, .. } if damage(error) == Damage::Content)
+}
+
+impl Condition {
+    pub fn error(&self) -> Option<String> {
+        match self {
+            Condition::Writable(_) => None,
+            Condition::Unwritable(why) => Some(why.clone()),
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! The daemon as a process: sockets, restarts, kills, reloads, the tool's answers. Nothing here touches the kernel's firewall.
+
+mod support;
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use support::{Host, sasl_failure, wait_for};
+
+fn dry() -> Host {
+    Host::new("").with(&["--dry-run"])
+}
+
+/// A daemon that follows `mail.log` in its directory, from its start.
+fn follower() -> Host {
+    let host = Host::bare("[state]\nsnapshot_interval = \"1s\"").with(&["--dry-run"]);
+    let log = host.path("mail.log");
+    fs::write(&log, "").unwrap();
+    let main = host.path("mailwarden.toml");
+    let text =
+        format!("{}\n[[source]]\nkind = \"file\"\npath = {log:?}\nfrom = \"start\"\ntrusted = true\n", fs::read_to_string(&main).unwrap());
+    fs::write(main, text).unwrap();
+    host
+}
+
+fn append(path: &Path, line: &str) {
+    let stamp = mailwarden::time::Timestamp::from(SystemTime::now()).rfc3339();
+    let (_, rest) = line.split_once("02:31:15 ").unwrap();
+    let mut file = OpenOptions::new().append(true).open(path).unwrap();
+    writeln!(file, "{stamp} mx1 {rest}").unwrap();
+}
+
+#[test]
+fn six_failures_ban_and_unban_lifts() {
+    let mut host = dry();
+    host.start();
+    for _ in 0..5 {
+        host.send(sasl_failure("203.0.113.9", "anna@example.org"));
+    }
+    assert!(!host.is_banned("203.0.113.9/32"));
+    host.send(sasl_failure("203.0.113.9", "anna@example.org"));
+    host.wait_banned("203.0.113.9/32");
+    assert!(host.ok(["why", "203.0.113.9"]).contains("6"), "why tells the count");
+    host.ok(["unban", "203.0.113.9"]);
+    assert!(host.bans().is_empty());
+    assert_eq!(host.tool(["unban", "203.0.113.9"]).status.code(), Some(4));
+}
+
+#[test]
+fn exit_codes_are_as_documented() {
+    let mut host = dry();
+    assert_eq!(host.tool(["status"]).status.code(), Some(3), "not running");
+    host.start();
+    assert_eq!(host.tool(["ban"]).status.code(), Some(2), "usage");
+    assert_eq!(host.tool(["ban", "1.2.3.4.5"]).status.code(), Some(2), "usage");
+    assert_eq!(host.tool(["ban", "0.0.0.0/0"]).status.code(), Some(1), "refused");
+    assert_eq!(host.tool(["ban", "127.0.0.1"]).status.code(), Some(1), "own address");
+    assert_eq!(host.tool(["unban", "203.0.113.1"]).status.code(), Some(4), "not found");
+    assert_eq!(host.tool(["ban", "203.0.113.1", "--for", "10m"]).status.code(), Some(0));
+    assert_eq!(host.tool(["ban", "203.0.113.1", "--for", "10m"]).status.code(), Some(0), "idempotent");
+    assert_eq!(host.bans().len(), 1);
+}
+
+#[test]
+fn undo_takes_back_a_night() {
+    let mut host = dry();
+    host.start();
+    host.ok(["ban", "203.0.113.1", "203.0.113.2", "2001:db8::/64"]);
+    assert_eq!(host.bans().len(), 3);
+    host.ok(["undo", "--since", "1h"]);
+    assert!(host.bans().is_empty());
+}
+
+#[test]
+fn restart_between_the_fifth_and_the_sixth_failure_bans() {
+    let mut host = dry();
+    host.start();
+    for _ in 0..5 {
+        host.send(sasl_failure("203.0.113.9", "anna@example.org"));
+    }
+    host.stop();
+    host.start();
+    assert!(!host.is_banned("203.0.113.9/32"));
+    host.send(sasl_failure("203.0.113.9", "anna@example.org"));
+    host.wait_banned("203.0.113.9/32");
+}
+
+#[test]
+fn sigkill_counts_no_line_of_a_file_twice_or_never() {
+    // Killed before, around and after the first snapshot.
+    for wait in [0, 300, 1_000, 1_700, 2_500] {
+        let mut host = follower();
+        let log = host.path("mail.log");
+        host.start();
+        for _ in 0..5 {
+            append(&log, &sasl_failure("203.0.113.9", "anna@example.org"));
+        }
+        std::thread::sleep(Duration::from_millis(wait));
+        host.kill();
+        host.start();
+        // A marker that is banned by its own lines proves that all before it was read.
+        for _ in 0..6 {
+            append(&log, &sasl_failure("203.0.113.200", "bert@example.org"));
+        }
+        host.wait_banned("203.0.113.200/32");
+        assert!(!host.is_banned("203.0.113.9/32"), "counted twice after {wait} ms");
+        append(&log, &sasl_failure("203.0.113.9", "anna@example.org"));
+        host.wait_banned("203.0.113.9/32");
+    }
+}
+
+#[test]
+fn lines_written_while_down_are_read_later() {
+    let mut host = follower();
+    let log = host.path("mail.log");
+    host.start();
+    for _ in 0..3 {
+        append(&log, &sasl_failure("203.0.113.9", "anna@example.org"));
+    }
+    host.stop();
+    for _ in 0..3 {
+        append(&log, &sasl_failure("203.0.113.9", "anna@example.org"));
+    }
+    host.start();
+    host.wait_banned("203.0.113.9/32");
+}
+
+#[test]
+fn sigkill_with_a_thousand_bans_forgets_none() {
+    let mut host = dry();
+    host.start();
+    let nets: Vec<String> = (0..1_000).map(|n| format!("198.18.{}.{}", n / 250, n % 250 + 1)).collect();
+    host.ok(["ban", "--for", "1h"].into_iter().map(str::to_owned).chain(nets));
+    host.kill();
+    host.start();
+    let bans = host.bans();
+    assert_eq!(bans.len(), 1_000);
+    for ban in bans {
+        let left = ban["remaining_seconds"].as_u64().unwrap();
+        assert!((3_500..=3_600).contains(&left), "{ban}");
+    }
+}
+
+#[test]
+fn five_hundred_addresses_of_one_64_are_one_subject() {
+    let mut host = dry();
+    host.start();
+    for n in 1..=500 {
+        host.send(sasl_failure(&format!("2001:db8:1:2::{n:x}"), &format!("user{n}@example.org")));
+    }
+    host.wait_banned("2001:db8:1:2::/64");
+}
+
+#[test]
+fn hostile_lines_harm_nobody() {
+    let mut host = dry();
+    host.start();
+    let good = sasl_failure("203.0.113.9", "anna@example.org");
+    let mut lines: Vec<Vec<u8>> = vec![
+        vec![b'x'; 100_000],
+        [good.as_bytes(), &[b'y'; 100_000]].concat(),
+        b"<22>".to_vec(),
+        b"<999999999>Nov 99 99:99:99 postfix/smtpd[1]: x".to_vec(),
+        [b"\0\0\0", good.as_bytes(), b"\0"].concat(),
+        b"<20>Nov 24 02:31:15 postfix/smtpd[4711]: warning: \xff\xfe[\xff]: SASL LOGIN authentication failed: x".to_vec(),
+        vec![0; 5_000],
+        (0..=255).collect(),
+    ];
+    lines.push(
+        b"<20>1 1970-01-01T00:00:00Z mx1 postfix/smtpd 1 - - warning: unknown[203.0.113.9]: SASL LOGIN authentication failed: x".to_vec(),
+    );
+    lines.push(
+        b"<20>1 2100-01-01T00:00:00Z mx1 postfix/smtpd 1 - - warning: unknown[203.0.113.9]: SASL LOGIN authentication failed: x".to_vec(),
+    );
+    for line in &lines {
+        host.send(line);
+    }
+    for _ in 0..6 {
+        host.send(sasl_failure("203.0.113.200", "bert@example.org"));
+    }
+    host.wait_banned("203.0.113.200/32");
+    assert_eq!(host.bans().len(), 1);
+}
+
+#[test]
+fn a_bad_reload_changes_nothing() {
+    let mut host = dry();
+    host.start();
+    let main = host.path("mailwarden.toml");
+    let good = fs::read_to_string(&main).unwrap();
+    fs::write(&main, format!("{good}\n[bnas]\nfactor = 1\n")).unwrap();
+    let output = host.tool(["reload"]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("mailwarden.toml:") && text.contains("bans"), "{text}");
+    for _ in 0..6 {
+        host.send(sasl_failure("203.0.113.9", "anna@example.org"));
+    }
+    host.wait_banned("203.0.113.9/32");
+    fs::write(&main, good).unwrap();
+    host.ok(["reload"]);
+    assert!(host.is_banned("203.0.113.9/32"));
+}
+
+#[test]
+fn a_reload_keeps_the_counts() {
+    let mut host = dry();
+    host.start();
+    for _ in 0..5 {
+        host.send(sasl_failure("203.0.113.9", "anna@example.org"));
+    }
+    host.ok(["reload"]);
+    host.send(sasl_failure("203.0.113.9", "anna@example.org"));
+    host.wait_banned("203.0.113.9/32");
+}
+
+#[test]
+fn corrupt_state_is_moved_aside_and_said() {
+    let mut host = dry();
+    host.start();
+    host.ok(["ban", "203.0.113.9"]);
+    host.stop();
+    let state = host.path("state");
+    for name in ["state.db", "windows.db"] {
+        fs::write(state.join(name), b"this is no database at all, and long enough to be looked at as one ................").unwrap();
+        for suffix in ["-wal", "-shm"] {
+            let _ = fs::remove_file(state.join(format!("{name}{suffix}")));
+        }
+    }
+    host.start();
+    assert!(host.bans().is_empty());
+    let moved =
+        fs::read_dir(&state).unwrap().filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().contains("corrupt")).count();
+    assert!(moved >= 2, "both databases are kept for a look");
+    assert!(host.log().contains("corrupt"), "{}", host.log());
+    host.ok(["ban", "203.0.113.9"]);
+}
+
+#[test]
+fn forged_lines_ban_nobody() {
+    if !nix::unistd::getuid().is_root() {
+        println!("SKIPPED: needs root to send as somebody else");
+        assert!(std::env::var_os("MAILWARDEN_REQUIRE_NETNS").is_none());
+        return;
+    }
+    let mut host = dry();
+    host.start();
+    // Everybody may write, as to /dev/log.
+    let socket = host.path("syslog.sock");
+    fs::set_permissions(&socket, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+    fs::set_permissions(host.path(""), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    for _ in 0..20 {
+        let message = "warning: unknown[203.0.113.9]: SASL LOGIN authentication failed: x";
+        let status = Command::new("setpriv")
+            .args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "logger", "-u"])
+            .arg(&socket)
+            .args(["-t", "postfix/smtpd", message])
+            .status();
+        assert!(status.unwrap().success());
+    }
+    wait_for("the forged lines are counted", || host.status()["lines"]["unvouched"].as_u64() == Some(20));
+    assert!(host.bans().is_empty());
+    for _ in 0..6 {
+        host.send(sasl_failure("203.0.113.9", "anna@example.org"));
+    }
+    host.wait_banned("203.0.113.9/32");
+}
+
+#[test]
+fn a_second_daemon_is_refused() {
+    let mut host = dry();
+    host.start();
+    let output = Command::new(env!("CARGO_BIN_EXE_mailwardend"))
+        .args(["--dry-run", "--config"])
+        .arg(host.path(""))
+        .arg("--state-dir")
+        .arg(host.path("state2"))
+        .arg("--runtime-dir")
+        .arg(host.path(""))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("another"), "{text}");
+    assert!(host.tool(["status"]).status.success(), "the first goes on");
+}
+
+#[test]
+fn replay_decides_what_the_daemon_decided() {
+    let mut host = follower();
+    let log = host.path("mail.log");
+    host.start();
+    for n in 0..200u32 {
+        let ip = format!("203.0.{}.9", n * 7 % 23);
+        append(&log, &sasl_failure(&ip, &format!("user{}@example.org", n % 5)));
+    }
+    wait_for("all lines are read", || host.status()["lines"]["lines"].as_u64() == Some(200));
+    let mut live: Vec<String> = host.bans().iter().map(|ban| format!("{} {} {}", ban["ip"], ban["scope"], ban["jail"])).collect();
+    let output = Command::new(env!("CARGO_BIN_EXE_mailwarden"))
+        .args(["replay", "--json", "--config"])
+        .arg(host.path(""))
+        .arg(&log)
+        .output()
+        .unwrap();
+    let mut replayed: Vec<String> = String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .filter(|decision| decision["action"] == "ban")
+        .map(|ban| {
+            let ip = ban["ip"].as_str().unwrap();
+            let net = if ip.contains('/') { ip.to_owned() } else { format!("{ip}/32") };
+            format!("\"{net}\" {} {}", ban["scope"], ban["jail"])
+        })
+        .collect();
+    live.sort();
+    replayed.sort();
+    replayed.dedup();
+    assert!(live.len() > 10, "{live:?}");
+    assert_eq!(live, replayed);
+}

@@ -1,0 +1,430 @@
+//! What the store keeps: over a restart, SIGKILL, a damaged file, a full disk.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use mailwarden::engine::decision::{Ban, Cause, Decision, Subject, Verb};
+use mailwarden::engine::jail::Scope;
+use mailwarden::engine::snapshot::SnapshotRow;
+use mailwarden::store::{DecisionQuery, Loaded, Store, StoreError};
+use mailwarden::time::Timestamp;
+
+const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
+const HOUR: Duration = Duration::from_secs(3_600);
+const MEMORY: Duration = Duration::from_secs(30 * 86_400);
+
+fn decision(verb: Verb, net: &str, at: Timestamp, until: Timestamp) -> Decision {
+    Decision {
+        id: u64::MAX - net.len() as u64,
+        time: at,
+        verb,
+        subject: Subject::Net(net.parse().unwrap()),
+        scope: Scope::Auth,
+        until,
+        jail: "postfix-auth".to_owned(),
+        reason: "6 failures in 10 minutes".to_owned(),
+        cause: Cause::Engine,
+        observed: false,
+        evidence: vec!["a line \"with\" quotes".to_owned(), "another".to_owned()],
+    }
+}
+
+fn ban(net: &str, at: Timestamp, until: Timestamp) -> Decision {
+    decision(Verb::Ban, net, at, until)
+}
+
+/// The `number`th of many addresses.
+fn numbered(number: u32) -> Decision {
+    let mut decision = ban("10.0.0.0/32", NOW, NOW + HOUR);
+    // Not in order: neither are attackers.
+    let bits = 0x0a00_0000 | (number.wrapping_mul(0x9e37_79b1) >> 8);
+    decision.subject = Subject::Net(std::net::IpAddr::V4(bits.into()).into());
+    decision.id = u64::from(number);
+    decision.evidence =
+        vec!["Nov 24 03:00:00 mx postfix/smtpd[1234]: warning: unknown[192.0.2.1]: SASL LOGIN authentication failed".to_owned()];
+    decision
+}
+
+fn open(dir: &Path, now: Timestamp) -> (Store, Loaded) {
+    Store::open(dir, now).unwrap()
+}
+
+fn nets(loaded: &Loaded) -> Vec<String> {
+    let mut nets: Vec<String> = loaded.bans.iter().map(|ban| ban.net.to_string()).collect();
+    nets.sort();
+    nets
+}
+
+fn row(table: u64, key: u128, value: &[u8]) -> SnapshotRow {
+    SnapshotRow { table, key, value: value.to_vec() }
+}
+
+fn windows(loaded: Loaded) -> Vec<(u64, u128, Vec<u8>)> {
+    let mut rows = Vec::new();
+    let count = loaded.windows.read(|table, key, value| rows.push((table, key, value.to_vec()))).unwrap();
+    assert_eq!(count, rows.len());
+    rows
+}
+
+fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_secs(20), "waited for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn bans_come_back_as_they_were() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, loaded) = open(dir.path(), NOW);
+    assert!(loaded.bans.is_empty() && loaded.notices.is_empty(), "{:?}", loaded.notices);
+    let observed = Decision { observed: true, ..ban("192.0.2.9/32", NOW, NOW + HOUR) };
+    let alert = Decision { verb: Verb::Alert, subject: Subject::Account("anna@example.org".into()), ..ban("192.0.2.9/32", NOW, NOW) };
+    store.record(vec![
+        ban("192.0.2.1/32", NOW, NOW + HOUR),
+        ban("2001:db8::/64", NOW, Timestamp::NEVER),
+        ban("198.51.100.0/24", NOW, NOW + Duration::from_secs(5)),
+        ban("203.0.113.1/32", NOW, NOW + HOUR),
+        decision(Verb::Unban, "203.0.113.1/32", NOW, NOW),
+        observed,
+        alert,
+    ]);
+    drop(store);
+    let (_store, loaded) = open(dir.path(), NOW + Duration::from_secs(10));
+    assert_eq!(nets(&loaded), ["192.0.2.1/32", "2001:db8::/64"]);
+    let found = loaded.bans.iter().find(|ban| ban.net.is_ipv4()).unwrap();
+    let expected = ban("192.0.2.1/32", NOW, NOW + HOUR);
+    assert_eq!(
+        *found,
+        Ban {
+            id: expected.id,
+            net: "192.0.2.1/32".parse().unwrap(),
+            scope: Scope::Auth,
+            since: NOW,
+            until: NOW + HOUR,
+            jail: expected.jail,
+            reason: expected.reason,
+            cause: Cause::Engine,
+            earlier: 0,
+            evidence: expected.evidence,
+        }
+    );
+    assert_eq!(loaded.history.len(), 4, "ended and lifted ones are remembered");
+    use std::os::unix::fs::PermissionsExt;
+    assert_eq!(fs::metadata(dir.path().join("state.db")).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn a_ban_is_prolonged_or_counted_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path(), NOW);
+    let net = "192.0.2.1/32";
+    store.record(vec![ban(net, NOW, NOW + HOUR)]);
+    store.record(vec![ban(net, NOW + HOUR / 2, NOW + HOUR * 2)]);
+    store.flush().unwrap();
+    let look = |now| open(dir.path(), now).1;
+    let prolonged = look(NOW + HOUR);
+    assert_eq!((prolonged.bans[0].since, prolonged.bans[0].until, prolonged.bans[0].earlier), (NOW, NOW + HOUR * 2, 0));
+    store.record(vec![ban(net, NOW + HOUR * 3, NOW + HOUR * 4)]);
+    store.flush().unwrap();
+    let again = look(NOW + HOUR * 3);
+    assert_eq!((again.bans[0].since, again.bans[0].earlier), (NOW + HOUR * 3, 1));
+    store.record(vec![decision(Verb::Unban, net, NOW + HOUR * 3, NOW), ban(net, NOW + HOUR * 3, NOW + HOUR * 9)]);
+    store.flush().unwrap();
+    let lifted = look(NOW + HOUR * 4);
+    assert_eq!((lifted.bans[0].since, lifted.bans[0].earlier, lifted.history[0].count), (NOW + HOUR * 3, 2, 3));
+    store.record(vec![Decision { scope: Scope::Mx, ..ban(net, NOW + HOUR * 3, NOW + HOUR * 9) }]);
+    store.flush().unwrap();
+    assert_eq!(look(NOW + HOUR * 4).bans.len(), 2, "another scope is another ban");
+}
+
+#[test]
+fn decisions_are_found_by_subject_and_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path(), NOW);
+    let account = |name: &str, at| Decision { verb: Verb::Alert, subject: Subject::Account(name.into()), ..ban("192.0.2.1/32", at, at) };
+    store.record(vec![ban("192.0.2.1/32", NOW, NOW + HOUR), account("192.0.2.1", NOW + HOUR), account("anna", NOW + HOUR * 2)]);
+    store.flush().unwrap();
+    let reader = store.reader().unwrap();
+    let find = |since: Option<Timestamp>, subjects: &[Subject], limit| {
+        let query = DecisionQuery { since, subjects: subjects.to_vec(), limit };
+        reader.decisions(&query).unwrap().into_iter().map(|decision| decision.subject).collect::<Vec<_>>()
+    };
+    let net = Subject::Net("192.0.2.1/32".parse().unwrap());
+    let (twin, anna) = (Subject::Account("192.0.2.1".into()), Subject::Account("anna".into()));
+    assert_eq!(find(None, &[], 9), [anna.clone(), twin.clone(), net.clone()], "the latest first");
+    assert_eq!(find(None, &[], 1), std::slice::from_ref(&anna));
+    assert_eq!(find(Some(NOW + HOUR), &[], 9), [anna.clone(), twin.clone()]);
+    assert_eq!(find(None, std::slice::from_ref(&net), 9), std::slice::from_ref(&net), "an account of that name is somebody else");
+    assert_eq!(find(None, &[net.clone(), anna.clone()], 9), [anna.clone(), net.clone()]);
+    let expected = ban("192.0.2.1/32", NOW, NOW + HOUR);
+    assert_eq!(reader.decisions(&DecisionQuery { since: None, subjects: vec![net], limit: 9 }).unwrap(), [expected]);
+}
+
+#[test]
+fn what_ended_long_ago_is_forgotten_and_what_is_in_force_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path(), NOW);
+    store.record(vec![ban("192.0.2.1/32", NOW, NOW + HOUR), ban("192.0.2.2/32", NOW, Timestamp::NEVER)]);
+    let later = NOW + MEMORY + HOUR * 2;
+    store.record(vec![ban("192.0.2.3/32", later - HOUR, later)]);
+    store.prune(later, MEMORY);
+    store.flush().unwrap();
+    let (_other, loaded) = open(dir.path(), later);
+    assert_eq!(nets(&loaded), ["192.0.2.2/32"]);
+    assert_eq!(loaded.history.len(), 2);
+    let query = DecisionQuery { since: None, subjects: Vec::new(), limit: 9 };
+    assert_eq!(store.reader().unwrap().decisions(&query).unwrap().len(), 2);
+}
+
+#[test]
+fn the_ledger_can_be_handed_over_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path(), NOW);
+    store.record(vec![ban("192.0.2.1/32", NOW, NOW + HOUR), ban("192.0.2.2/32", NOW, NOW + HOUR)]);
+    store.flush().unwrap();
+    let mut bans = open(dir.path(), NOW).1.bans;
+    bans.retain(|ban| ban.net.to_string() == "192.0.2.2/32");
+    store.replace_bans(bans.clone(), NOW + HOUR / 2);
+    store.flush().unwrap();
+    assert_eq!(open(dir.path(), NOW + HOUR / 2).1.bans, bans);
+}
+
+#[test]
+fn windows_and_cursors_are_saved_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, loaded) = open(dir.path(), NOW);
+    assert!(loaded.cursors.is_empty() && windows(loaded).is_empty());
+    let rows = vec![row(1, 7, b"old"), row(u64::MAX, u128::MAX, b"x"), row(2, 0, b"y"), row(1, 7, b"new"), row(2, 0, b"")];
+    store.save_windows(rows, vec![("mail.log".into(), "file:1 …".into())]).unwrap();
+    store.flush().unwrap();
+    store.save_windows(vec![row(3, 1, b"z")], vec![("mail.log".into(), "file:1 2".into())]).unwrap();
+    drop(store);
+    let (store, loaded) = open(dir.path(), NOW);
+    assert_eq!(loaded.cursors, [("mail.log".to_owned(), "file:1 2".to_owned())]);
+    let mut rows = windows(loaded);
+    rows.sort();
+    assert_eq!(rows, [(1, 7, b"new".to_vec()), (3, 1, b"z".to_vec()), (u64::MAX, u128::MAX, b"x".to_vec())]);
+    store.keep_tables(vec![3]);
+    drop(store);
+    assert_eq!(windows(open(dir.path(), NOW).1), [(3, 1, b"z".to_vec())]);
+}
+
+#[test]
+fn a_damaged_file_is_moved_aside_and_the_rest_goes_on() {
+    for damage in ["header", "tables"] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        let (store, _) = open(dir.path(), NOW);
+        store.record(vec![ban("192.0.2.1/32", NOW, NOW + HOUR)]);
+        store.save_windows(vec![row(1, 7, b"kept")], Vec::new()).unwrap();
+        drop(store);
+        match damage {
+            "header" => fs::write(&path, vec![0x55; 8192]).unwrap(),
+            _ => rusqlite::Connection::open(&path).unwrap().execute_batch("DROP TABLE bans").unwrap(),
+        }
+        let (store, loaded) = open(dir.path(), NOW);
+        assert_eq!(loaded.notices.len(), 1, "{:?}", loaded.notices);
+        assert!(loaded.notices[0].contains("is damaged") && loaded.notices[0].contains("state.db.corrupt-"), "{:?}", loaded.notices);
+        assert!(loaded.bans.is_empty());
+        assert_eq!(windows(loaded), [(1, 7, b"kept".to_vec())], "the other file is untouched");
+        let names: Vec<String> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        assert!(names.iter().any(|name| name.starts_with("state.db.corrupt-2")), "{names:?}");
+        store.record(vec![ban("192.0.2.2/32", NOW, NOW + HOUR)]);
+        store.flush().unwrap();
+        assert_eq!(nets(&open(dir.path(), NOW).1), ["192.0.2.2/32"]);
+    }
+}
+
+#[test]
+fn a_file_damaged_while_we_run_is_begun_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path(), NOW);
+    store.record((0..2_000).map(numbered).collect());
+    store.flush().unwrap();
+    let other = rusqlite::Connection::open(dir.path().join("state.db")).unwrap();
+    other.execute_batch("DROP TABLE bans").unwrap();
+    store.record(vec![ban("192.0.2.2/32", NOW, NOW + HOUR)]);
+    assert!(store.flush().is_err());
+    wait_for("the new file", || store.health().state.error.is_none());
+    assert_eq!((store.health().state.rebuilt, store.health().bans_missing()), (1, 1));
+    assert_eq!(nets(&open(dir.path(), NOW).1), ["192.0.2.2/32"]);
+}
+
+#[test]
+fn a_newer_format_is_an_error_and_stays_untouched() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path(), NOW));
+    let path = dir.path().join("windows.db");
+    rusqlite::Connection::open(&path).unwrap().execute_batch("PRAGMA user_version = 99").unwrap();
+    let before = fs::read(&path).unwrap();
+    let Err(error) = Store::open(dir.path(), NOW) else { panic!("opened") };
+    assert!(matches!(error, StoreError::Newer { found: 99, .. }));
+    assert!(error.to_string().contains("was written by a newer mailwarden"), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn a_lock_held_by_somebody_else_is_waited_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path(), NOW);
+    let other = rusqlite::Connection::open(dir.path().join("state.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    store.record(vec![ban("192.0.2.1/32", NOW, NOW + HOUR)]);
+    wait_for("the error", || store.health().state.error.is_some());
+    assert!(store.health().problem().unwrap().contains("another program has locked it"), "{:?}", store.health());
+    assert_eq!(store.health().state.pending, 1);
+    other.execute_batch("ROLLBACK").unwrap();
+    wait_for("the commit", || store.health().state.pending == 0);
+    assert_eq!((store.health().state.error, store.health().state.committed), (None, 1));
+}
+
+#[test]
+fn too_much_that_waits_is_given_up_and_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path(), NOW);
+    let other = rusqlite::Connection::open(dir.path().join("state.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let small = Decision { evidence: Vec::new(), reason: String::new(), jail: String::new(), ..ban("192.0.2.1/32", NOW, NOW + HOUR) };
+    let mut is_kept = true;
+    for _ in 0..11 {
+        is_kept = store.record(vec![small.clone(); 100_000]);
+    }
+    assert!(!is_kept);
+    assert_eq!((store.health().state.lost, store.health().bans_missing()), (100_000, 100_000));
+    // Dropping the store tries once more and gives up: it must not hang on the lock.
+    drop(store);
+}
+
+// ------------------------------------------------------------------------------------------- children of the tests below
+
+/// Runs the test `name` of this file as another process, with `MAILWARDEN_TEST_DIR`.
+fn child(name: &str, dir: &Path, wrapper: &[&str]) -> Command {
+    let test = std::env::current_exe().unwrap();
+    let mut words: Vec<&str> = wrapper.to_vec();
+    words.extend([test.to_str().unwrap(), "--exact", name, "--nocapture"]);
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).env("MAILWARDEN_TEST_DIR", dir).stdout(Stdio::piped());
+    command
+}
+
+fn child_dir() -> Option<std::path::PathBuf> {
+    std::env::var_os("MAILWARDEN_TEST_DIR").map(Into::into)
+}
+
+#[test]
+fn child_writes_until_it_is_killed() {
+    let Some(dir) = child_dir() else { return };
+    let (store, _) = open(&dir, NOW);
+    for number in 0.. {
+        store.record(vec![numbered(number)]);
+        if number == 5_000 {
+            store.save_windows(vec![row(1, 1, b"counts")], vec![("mail.log".into(), "here".into())]).unwrap();
+            store.flush().unwrap();
+            println!("flushed");
+        }
+    }
+}
+
+#[test]
+fn what_was_flushed_survives_sigkill() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = child("child_writes_until_it_is_killed", dir.path(), &["env"]).spawn().unwrap();
+    let output = BufReader::new(child.stdout.take().unwrap());
+    assert!(output.lines().map_while(Result::ok).any(|line| line.contains("flushed")));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let (_store, loaded) = open(dir.path(), NOW);
+    assert!(loaded.notices.is_empty(), "{:?}", loaded.notices);
+    assert!(loaded.bans.len() > 5_000, "{} bans", loaded.bans.len());
+    assert_eq!(loaded.cursors, [("mail.log".to_owned(), "here".to_owned())]);
+    let check: String =
+        rusqlite::Connection::open(dir.path().join("state.db")).unwrap().query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(check, "ok");
+}
+
+/// In a mount namespace of its own, as root.
+#[test]
+fn child_fills_its_disk() {
+    let Some(dir) = child_dir() else { return };
+    let mount = |arguments: &[&str]| assert!(Command::new("mount").args(arguments).arg(&dir).status().unwrap().success());
+    mount(&["-t", "tmpfs", "-o", "size=2m", "none"]);
+    let (store, _) = open(&dir, NOW);
+    store.record(vec![ban("192.0.2.1/32", NOW, NOW + HOUR)]);
+    store.flush().unwrap();
+    let filler = dir.join("filler");
+    let _ = fs::write(&filler, vec![0; 4 << 20]);
+    store.record((0..20_000).map(numbered).collect());
+    assert!(store.flush().is_err());
+    let problem = store.health().problem().unwrap_or_default().to_owned();
+    assert!(problem.contains("the disk is full"), "{problem}");
+    assert_eq!(store.health().state.pending, 20_000);
+    println!("full: {problem}");
+
+    // A start on the full disk reads what there is.
+    let (second, loaded) = open(&dir, NOW);
+    println!("second start: {:?}", loaded.notices);
+    assert_eq!(nets(&loaded), ["192.0.2.1/32"]);
+    drop(second);
+
+    fs::remove_file(&filler).unwrap();
+    mount(&["-o", "remount,size=64m"]);
+    wait_for("the retry", || store.health().state.pending == 0);
+    assert_eq!(store.health().problem(), None);
+    drop(store);
+
+    mount(&["-o", "remount,ro"]);
+    let (store, loaded) = open(&dir, NOW);
+    println!("read-only: {:?}", loaded.notices);
+    assert_eq!(loaded.bans.len(), 20_001);
+    assert!(loaded.notices.iter().all(|notice| notice.contains("what it held was read")), "{:?}", loaded.notices);
+    assert!(store.health().problem().is_some());
+    mount(&["-o", "remount,rw"]);
+    store.record(vec![ban("192.0.2.7/32", NOW, NOW + HOUR)]);
+    wait_for("the end of read-only", || store.health().state.pending == 0 && store.health().problem().is_none());
+    println!("child is done");
+}
+
+#[test]
+fn a_full_disk_is_told_and_waited_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let namespace: &[&str] = if nix::unistd::Uid::effective().is_root() { &["unshare", "-m"] } else { &["unshare", "-rm"] };
+    if !Command::new(namespace[0]).args(&namespace[1..]).arg("true").status().is_ok_and(|status| status.success()) {
+        eprintln!("skipped: no mount namespace to be had here");
+        return;
+    }
+    let output = child("child_fills_its_disk", dir.path(), namespace).stderr(Stdio::piped()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("child is done"), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_burst_is_committed_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path(), NOW);
+    const BANS: u32 = 300_000;
+    let decisions: Vec<Decision> = (0..BANS).map(numbered).collect();
+    let start = Instant::now();
+    let mut decisions = decisions.into_iter();
+    loop {
+        let some: Vec<Decision> = decisions.by_ref().take(500).collect();
+        if some.is_empty() {
+            break;
+        }
+        assert!(store.record(some));
+    }
+    let handed_over = start.elapsed();
+    store.flush().unwrap();
+    let committed = start.elapsed();
+    drop(store);
+    let start = Instant::now();
+    let (_store, loaded) = open(dir.path(), NOW);
+    let rate = f64::from(BANS) / committed.as_secs_f64();
+    eprintln!("{BANS} bans: handed over in {handed_over:?}, on disk in {committed:?} ({rate:.0} a second), read in {:?}", start.elapsed());
+    assert_eq!(loaded.bans.len(), BANS as usize);
+    assert!(rate > 10_000.0, "{rate} a second");
+}
