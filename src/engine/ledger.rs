@@ -211,11 +211,11 @@ impl Ledger {
     /// Takes out a ban that has ended by `now`.
     pub fn pop_ended(&mut self, now: i64) -> Option<Entry> {
         let end = *self.ends.first().filter(|end| end.until <= now)?;
-        let key = self.of_end(end)?.key();
+        let key = self.at_end(end)?.key();
         self.remove(key)
     }
 
-    fn of_end(&self, end: End) -> Option<&Entry> {
+    fn at_end(&self, end: End) -> Option<&Entry> {
         self.shards.get(shard_of(end.hash))?.find(end.hash, |entry| entry.end() == end)
     }
 
@@ -234,7 +234,7 @@ impl Ledger {
     pub fn by_end(&self, after: Option<(i64, BanKey)>) -> impl Iterator<Item = &Entry> {
         let after = after.map(|(until, key)| Entry::new(key, 0, 0, until).end());
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.ends.range((from, Bound::Unbounded)).filter_map(|end| self.of_end(*end))
+        self.ends.range((from, Bound::Unbounded)).filter_map(|end| self.at_end(*end))
     }
 
     /// Turns back everything that changed since then. Returns what must be lifted and what must be put in force.

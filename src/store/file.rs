@@ -84,7 +84,7 @@ pub(super) fn connect(path: &Path, schema: &Schema) -> Result<Connection, StoreE
     let mut connection = Connection::open_with_flags(path, flags).map_err(failed)?;
     connection.busy_timeout(BUSY).map_err(failed)?;
     // A burst of random inserts wants its pages at hand; the writer gives the memory back when it is idle.
-    let settings = "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA journal_size_limit=16777216; PRAGMA cache_size=-32000; PRAGMA temp_store=MEMORY;";
+    let settings = "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA journal_size_limit=16777216; PRAGMA wal_autocheckpoint=8192; PRAGMA cache_size=-32000; PRAGMA temp_store=MEMORY;";
     connection.execute_batch(settings).map_err(failed)?;
     migrate(&mut connection, path, schema)?;
     Ok(connection)

@@ -19,7 +19,11 @@ pub(super) enum Snapshot {
     KeepTables(Vec<u64>),
 }
 
-pub(super) fn apply(connection: &Connection, job: &Snapshot) -> rusqlite::Result<()> {
+pub(super) fn apply(connection: &Connection, jobs: &[Snapshot]) -> rusqlite::Result<()> {
+    jobs.iter().try_for_each(|job| apply_one(connection, job))
+}
+
+fn apply_one(connection: &Connection, job: &Snapshot) -> rusqlite::Result<()> {
     match job {
         Snapshot::Save { rows, cursors } => {
             save_rows(connection, rows)?;

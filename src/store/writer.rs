@@ -14,8 +14,8 @@ use super::error::{Damage, StoreError, damage};
 use super::file::{self, Condition, Schema};
 use crate::limits::STORE_PENDING_ROWS_MAX;
 
-/// How a job changes the file, within a transaction.
-pub(super) type Apply<J> = fn(&Connection, &J) -> rusqlite::Result<()>;
+/// How jobs, in their order, change the file; within a transaction.
+pub(super) type Apply<J> = fn(&Connection, &[J]) -> rusqlite::Result<()>;
 
 pub(super) struct Writer<J> {
     sender: Option<Sender<Message<J>>>,
@@ -260,8 +260,6 @@ fn reconnect(path: &std::path::Path, schema: &Schema, shared: &Shared) -> Result
 
 fn write<J>(connection: &mut Connection, apply: Apply<J>, group: &[J]) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    for job in group {
-        apply(&transaction, job)?;
-    }
+    apply(&transaction, group)?;
     transaction.commit()
 }

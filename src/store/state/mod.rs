@@ -1,0 +1,85 @@
+//! `state.db`: every decision, and the latest ban of each network and scope.
+//!
+//! A ban's texts stand in its decision (`bans.decision`). A row of `bans` outlives its ban by the memory, so the table is the history
+//! of the networks as well. `decisions` has no index: it is written hundreds of thousands of times for each time that
+//! somebody asks it `why`, and reading a million rows takes a fraction of a second.
+
+mod read;
+mod record;
+
+use rusqlite::{Connection, params};
+
+use super::file::Schema;
+use crate::engine::decision::{Ban, Decision};
+use crate::time::Timestamp;
+pub(super) use read::load;
+pub use read::{DecisionQuery, Reader};
+use record::Recorder;
+
+pub(super) const SCHEMA: Schema = Schema {
+    steps: &["CREATE TABLE decisions (
+                number INTEGER PRIMARY KEY,
+                id INTEGER NOT NULL,
+                time INTEGER NOT NULL,      -- microseconds since 1970, as all times
+                verb TEXT NOT NULL,
+                subject TEXT NOT NULL,      -- a network (an address stands without its /32 or /128) or an account
+                is_account INTEGER NOT NULL,
+                scope TEXT NOT NULL,
+                until INTEGER NOT NULL,     -- 9223372036854775807: for ever
+                jail TEXT NOT NULL,
+                reason TEXT NOT NULL,
+                cause TEXT NOT NULL,
+                observed INTEGER NOT NULL,
+                evidence TEXT               -- a JSON list of lines
+              );
+              CREATE TABLE bans (
+                net TEXT NOT NULL,
+                scope TEXT NOT NULL,
+                decision INTEGER NOT NULL,  -- decisions.number
+                since INTEGER NOT NULL,
+                until INTEGER NOT NULL,
+                earlier INTEGER NOT NULL,
+                lifted INTEGER,             -- when somebody ended it
+                PRIMARY KEY (net, scope)
+              ) WITHOUT ROWID;"],
+};
+
+#[derive(Debug)]
+pub(super) enum StateJob {
+    Decisions(Vec<Decision>),
+    ReplaceBans { bans: Vec<Ban>, now: Timestamp },
+    Prune { before: Timestamp, now: Timestamp },
+}
+
+pub(super) fn apply(connection: &Connection, jobs: &[StateJob]) -> rusqlite::Result<()> {
+    let mut recorder = Recorder::new(connection)?;
+    for job in jobs {
+        match job {
+            StateJob::Decisions(decisions) => decisions.iter().try_for_each(|decision| recorder.record(decision))?,
+            StateJob::ReplaceBans { bans, now } => recorder.replace_bans(bans, *now)?,
+            StateJob::Prune { before, now } => {
+                recorder.flush()?;
+                prune(connection, *before, *now)?;
+            }
+        }
+    }
+    recorder.flush()
+}
+
+/// Rows removed in one go, and rows looked at for it.
+const PRUNE_ROWS: u32 = 10_000;
+const PRUNE_WINDOW: u32 = 50_000;
+
+fn prune(connection: &Connection, before: Timestamp, now: Timestamp) -> rusqlite::Result<()> {
+    let ended = "DELETE FROM bans WHERE (net, scope) IN
+                 (SELECT net, scope FROM bans WHERE min(until, ifnull(lifted, until)) < ?1 LIMIT ?2)";
+    connection.execute(ended, params![before.micros(), PRUNE_ROWS])?;
+    // Decisions come in the order of time, or nearly: the oldest rows are the oldest decisions. One that is in force stays.
+    let decided = "DELETE FROM decisions WHERE number IN
+                   (SELECT number FROM (SELECT number, time, subject, scope FROM decisions ORDER BY number LIMIT ?4) AS old
+                    WHERE time < ?1 AND NOT EXISTS
+                      (SELECT 1 FROM bans WHERE net = old.subject AND scope = old.scope AND decision = old.number AND until > ?2 AND lifted IS NULL)
+                    LIMIT ?3)";
+    connection.execute(decided, params![before.micros(), now.micros(), PRUNE_ROWS, PRUNE_WINDOW])?;
+    Ok(())
+}

@@ -1,0 +1,137 @@
+//! `state.db`, read: at the start, and for `why` and `monitor`.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use ipnetwork::IpNetwork;
+use rusqlite::{Connection, OpenFlags, Row, params};
+
+use super::record::write_subject;
+use crate::engine::decision::{Ban, Cause, Decision, Subject};
+use crate::store::{PastBan, StoreError};
+use crate::time::Timestamp;
+
+/// The bans in force, and the history. A row that makes no sense is left out.
+pub fn load(connection: &Connection, now: Timestamp) -> rusqlite::Result<(Vec<Ban>, Vec<PastBan>)> {
+    // The inner select puts them in the order in which their decisions stand in the file; its LIMIT, which limits nothing, keeps
+    // SQLite from merging it into the outer one.
+    let mut select = connection.prepare(
+        "SELECT d.id, b.net, b.scope, b.since, b.until, b.earlier, d.jail, d.reason, d.cause, d.evidence
+         FROM (SELECT * FROM bans WHERE lifted IS NULL AND until > ?1 ORDER BY decision LIMIT -1) AS b
+         CROSS JOIN decisions d ON d.number = b.decision",
+    )?;
+    let bans = select
+        .query_map([now.micros()], |row| Ok(ban(row).ok().flatten()))?
+        .filter_map(Result::transpose)
+        .collect::<rusqlite::Result<_>>()?;
+    let mut select = connection.prepare("SELECT net, scope, earlier, since FROM bans")?;
+    let past =
+        select.query_map([], |row| Ok(past_ban(row).ok().flatten()))?.filter_map(Result::transpose).collect::<rusqlite::Result<_>>()?;
+    Ok((bans, past))
+}
+
+fn ban(row: &Row<'_>) -> rusqlite::Result<Option<Ban>> {
+    let (Some(net), Some(scope), Some(cause)) = (word::<IpNetwork>(row, 1)?, word(row, 2)?, word(row, 8)?) else { return Ok(None) };
+    Ok(Some(Ban {
+        id: row.get::<_, i64>(0)?.cast_unsigned(),
+        net,
+        scope,
+        since: time(row, 3)?,
+        until: time(row, 4)?,
+        earlier: row.get(5)?,
+        jail: row.get(6)?,
+        reason: row.get(7)?,
+        cause,
+        evidence: lines(row, 9)?,
+    }))
+}
+
+fn past_ban(row: &Row<'_>) -> rusqlite::Result<Option<PastBan>> {
+    let (Some(net), Some(scope)) = (word(row, 0)?, word(row, 1)?) else { return Ok(None) };
+    Ok(Some(PastBan { net, scope, count: row.get::<_, u32>(2)?.saturating_add(1), last: time(row, 3)? }))
+}
+
+fn word<T: FromStr>(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<T>> {
+    Ok(row.get_ref(column)?.as_str()?.parse().ok())
+}
+
+fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
+    row.get(column).map(Timestamp::from_micros)
+}
+
+fn lines(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<String>> {
+    let text = row.get_ref(column)?.as_str_or_null()?;
+    Ok(text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default())
+}
+
+/// Reads decisions, beside the writer.
+pub struct Reader {
+    path: PathBuf,
+    connection: Connection,
+}
+
+/// Which decisions; the latest come first.
+#[derive(Clone, Debug, Default)]
+pub struct DecisionQuery {
+    pub since: Option<Timestamp>,
+    /// About one of these; empty: about anything.
+    pub subjects: Vec<Subject>,
+    pub limit: u32,
+}
+
+impl Reader {
+    pub(in crate::store) fn open(path: &Path) -> Result<Reader, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags).map_err(|error| StoreError::sqlite(path, error))?;
+        Ok(Reader { path: path.to_owned(), connection })
+    }
+
+    pub fn decisions(&self, query: &DecisionQuery) -> Result<Vec<Decision>, StoreError> {
+        self.select(query).map_err(|error| StoreError::sqlite(&self.path, error))
+    }
+
+    fn select(&self, query: &DecisionQuery) -> rusqlite::Result<Vec<Decision>> {
+        const COLUMNS: &str = "id, time, verb, subject, is_account, scope, until, jail, reason, cause, observed, evidence";
+        let since = query.since.map_or(i64::MIN, Timestamp::micros);
+        if query.subjects.is_empty() {
+            let mut select =
+                self.connection.prepare(&format!("SELECT {COLUMNS} FROM decisions WHERE time >= ?1 ORDER BY number DESC LIMIT ?2"))?;
+            return select.query_map(params![since, query.limit], decision)?.filter_map(Result::transpose).collect();
+        }
+        let text =
+            format!("SELECT {COLUMNS} FROM decisions WHERE subject = ?3 AND is_account = ?4 AND time >= ?1 ORDER BY number DESC LIMIT ?2");
+        let mut select = self.connection.prepare(&text)?;
+        let mut found: Vec<Decision> = Vec::new();
+        for subject in &query.subjects {
+            let mut name = String::new();
+            write_subject(&mut name, subject);
+            let rows = select.query_map(params![since, query.limit, name, matches!(subject, Subject::Account(_))], decision)?;
+            for row in rows.filter_map(Result::transpose) {
+                found.push(row?);
+            }
+        }
+        found.sort_by_key(|decision| std::cmp::Reverse(decision.time));
+        found.truncate(query.limit as usize);
+        Ok(found)
+    }
+}
+
+fn decision(row: &Row<'_>) -> rusqlite::Result<Option<Decision>> {
+    let subject = if row.get(4)? { Some(Subject::Account(row.get(3)?)) } else { word(row, 3)?.map(Subject::Net) };
+    let (Some(verb), Some(subject), Some(scope), Some(cause)) = (word(row, 2)?, subject, word(row, 5)?, word::<Cause>(row, 9)?) else {
+        return Ok(None);
+    };
+    Ok(Some(Decision {
+        id: row.get::<_, i64>(0)?.cast_unsigned(),
+        time: time(row, 1)?,
+        verb,
+        subject,
+        scope,
+        until: time(row, 6)?,
+        jail: row.get(7)?,
+        reason: row.get(8)?,
+        cause,
+        observed: row.get(10)?,
+        evidence: lines(row, 11)?,
+    }))
+}
