@@ -1,5 +1,6 @@
 //! The daemon as a process: sockets, restarts, kills, reloads, the tool's answers. Nothing here touches the kernel's firewall.
 
+#[expect(dead_code, reason = "not all of it is needed here")]
 mod support;
 
 use std::fs::{self, OpenOptions};

@@ -26,8 +26,9 @@ use crate::source::origin::Trust;
 use crate::source::{Batch, Source};
 use crate::time::{Clock, SteadyClock, Timestamp};
 
-/// How often files are looked at without a notification, the kernel's generation is compared, and the watchdog fed.
-const TICK: Duration = Duration::from_secs(1);
+/// How often files are looked at without a notification, the kernel's generation is compared, and the watchdog fed. Bans that
+/// somebody flushed are to be in force again within a second.
+const TICK: Duration = Duration::from_millis(500);
 /// Rows of a snapshot written between two batches.
 const SNAPSHOT_SLICE_ROWS: usize = 512;
 /// How long the sources are still read after the word to stop.
@@ -253,7 +254,7 @@ impl Core {
         Response::ok(text)
     }
 
-    /// What is due: ends of bans, the once-a-second duties, the watchdog.
+    /// What is due: ends of bans, the duties of every tick, the watchdog.
     fn keep_time(&mut self) {
         let now = self.clock.now();
         if self.engine.poll_timeout().is_some_and(|due| due <= now) {

@@ -17,6 +17,7 @@ pub struct Host {
     dir: TempDir,
     child: Option<Child>,
     arguments: Vec<String>,
+    wrapper: Vec<String>,
 }
 
 impl Host {
@@ -45,12 +46,18 @@ impl Host {
             format!("[trust]\n\"postfix*\" = [{uid}]\n\"dovecot*\" = [{uid}]\n\"sshd*\" = [{uid}]\n")
         };
         fs::write(dir.path().join("mailwarden.toml"), format!("{toml}\n{trust}")).unwrap();
-        Host { dir, child: None, arguments: Vec::new() }
+        Host { dir, child: None, arguments: Vec::new(), wrapper: Vec::new() }
     }
 
     /// Arguments for each start, such as `--dry-run`.
     pub fn with(mut self, arguments: &[&str]) -> Host {
         self.arguments = arguments.iter().map(|text| (*text).to_owned()).collect();
+        self
+    }
+
+    /// A command that becomes the daemon, such as `setpriv`.
+    pub fn under(mut self, wrapper: &[&str]) -> Host {
+        self.wrapper = wrapper.iter().map(|text| (*text).to_owned()).collect();
         self
     }
 
@@ -62,8 +69,9 @@ impl Host {
     pub fn start(&mut self) -> Duration {
         let begin = Instant::now();
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("daemon.log")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mailwardend"));
-        command.arg("--config").arg(self.dir.path());
+        let mut words = self.wrapper.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_mailwardend")]);
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words).arg("--config").arg(self.dir.path());
         command.arg("--state-dir").arg(self.path("state")).arg("--runtime-dir").arg(self.dir.path());
         command.args(&self.arguments).env_remove("JOURNAL_STREAM").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.child = Some(command.spawn().unwrap());
