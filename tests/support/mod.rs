@@ -88,6 +88,12 @@ impl Host {
         nix::unistd::Pid::from_raw(self.child.as_ref().expect("the daemon runs").id() as i32)
     }
 
+    /// Resident memory.
+    pub fn memory_bytes(&self) -> u64 {
+        let statm = fs::read_to_string(format!("/proc/{}/statm", self.pid())).unwrap();
+        statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+    }
+
     pub fn signal(&self, signal: nix::sys::signal::Signal) {
         nix::sys::signal::kill(self.pid(), signal).unwrap();
     }
