@@ -74,6 +74,10 @@ pub struct Table<V> {
 
 /// Buckets looked at for each new key: more than one, so that sweeping keeps up with filling.
 const SWEEP_BUCKETS: usize = 4;
+/// Calls of [`Table::sweep`] in which it gets around.
+const SWEEPS_PER_PASS: usize = 32;
+/// Shards that are empty, or nearly so, are passed over at this speed.
+const SWEEP_BUCKETS_MIN: usize = 16;
 /// Buckets looked at for somebody to evict.
 const EVICTION_SCAN: usize = 128;
 
@@ -210,12 +214,13 @@ impl<V: Value> Table<V> {
         }
     }
 
-    /// Looks at the next `buckets` buckets and removes the dead rows among them.
-    pub fn sweep(&mut self, buckets: usize, aging: &Aging) {
+    /// Looks at the next buckets, at most `max`, and removes the dead rows among them. A small table needs a small broom: a
+    /// pass takes some sixty calls whatever its size.
+    pub fn sweep(&mut self, max: usize, aging: &Aging) {
         if self.len == 0 {
             return;
         }
-        for _ in 0..buckets {
+        for _ in 0..max.min(self.len / SWEEPS_PER_PASS + SWEEP_BUCKETS_MIN) {
             let Some(shard) = self.shards.get_mut(self.sweep_shard) else {
                 self.sweep_shard = 0;
                 continue;
