@@ -40,6 +40,14 @@ impl<'a> Object<'a> {
         self
     }
 
+    pub(super) fn str(&mut self, key: &str, value: &str) -> &mut Self {
+        self.key(key);
+        self.out.push(b'"');
+        escape(value, self.out);
+        self.out.push(b'"');
+        self
+    }
+
     /// Texts; nothing for an empty list.
     pub(super) fn texts(&mut self, key: &str, values: &[String]) -> &mut Self {
         if values.is_empty() {
@@ -115,7 +123,7 @@ fn escape(text: &str, out: &mut Vec<u8>) {
             out.extend_from_slice(piece);
         }
     }
-    escape_bytes(rest, out);
+    if rest.iter().any(|byte| is_special(*byte)) { escape_bytes(rest, out) } else { out.extend_from_slice(rest) }
 }
 
 fn escape_bytes(bytes: &[u8], out: &mut Vec<u8>) {

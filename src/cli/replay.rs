@@ -164,16 +164,16 @@ fn as_json(decision: &Decision, out: &mut Vec<u8>) {
     }
     match &decision.subject {
         Subject::Net(net) => object.word("ip", &crate::address::display(*net)),
-        Subject::Account(name) => object.text("account", Some(name.as_bytes())),
+        Subject::Account(name) => object.str("account", name),
     };
-    object.text("jail", Some(decision.jail.as_bytes()));
+    object.str("jail", &decision.jail);
     if matches!(verb, Verb::Ban | Verb::Unban) {
         object.word("scope", decision.scope.as_str());
     }
     if matches!(verb, Verb::Ban | Verb::Lock) && decision.until != Timestamp::NEVER {
         object.time("until", decision.until);
     }
-    object.text("reason", Some(decision.reason.as_bytes())).word("cause", decision.cause.as_str());
+    object.str("reason", &decision.reason).word("cause", decision.cause.as_str());
     object.flag("observed", observed).texts("evidence", &decision.evidence);
     object.end();
 }

@@ -187,7 +187,10 @@ impl Engine {
         let added = self.ledger.add(entry, self.now);
         if matches!(added, Added::New | Added::Prolonged) {
             self.made_now.push(decision.id);
-            self.ledger.tell(decision.id, &decision.reason, &decision.evidence);
+            // Nobody asks a replay why.
+            if self.enforced {
+                self.ledger.tell(decision.id, &decision.reason, &decision.evidence);
+            }
             self.push(decision);
         }
         added
