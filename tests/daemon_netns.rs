@@ -64,7 +64,7 @@ fn network() -> (Client, Client) {
     (Client::new(1), Client::new(2))
 }
 
-/// The shipped jails; nobody is exempt because a Postfix on the machine says so.
+/// Nobody is exempt because a Postfix on the machine says so.
 fn daemon(toml: &str) -> Host {
     Host::new(&format!("[allow]\nmynetworks = []\n{toml}"))
 }

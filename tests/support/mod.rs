@@ -12,6 +12,17 @@ use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The numbers of the shipped jails are tuned now and then; these tests are about the daemon.
+const JAIL: &str = r#"
+[jail.logins]
+on       = ["auth-failure"]
+key      = "ip"
+maxretry = 6
+findtime = "10m"
+bantime  = "1h"
+scope    = "auth"
+"#;
+
 /// A mailwardend with its own configuration, state and sockets. Killed when dropped.
 pub struct Host {
     dir: TempDir,
@@ -21,7 +32,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// The shipped filters and jails; `toml` is appended to a configuration with one socket source.
+    /// The shipped filters, and one jail for failed logins; `toml` is the configuration beside one socket source.
     pub fn new(toml: &str) -> Host {
         let host = Host::bare(toml);
         let socket = host.path("syslog.sock");
@@ -35,9 +46,9 @@ impl Host {
     pub fn bare(toml: &str) -> Host {
         let dir = tempfile::tempdir().unwrap();
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        for part in ["filters", "jail.d"] {
-            std::os::unix::fs::symlink(root.join(part), dir.path().join(part)).unwrap();
-        }
+        std::os::unix::fs::symlink(root.join("filters"), dir.path().join("filters")).unwrap();
+        fs::create_dir(dir.path().join("jail.d")).unwrap();
+        fs::write(dir.path().join("jail.d/logins.toml"), JAIL).unwrap();
         // Whoever runs the test may speak for the mail programs.
         let uid = nix::unistd::getuid();
         let trust = if uid.is_root() {
