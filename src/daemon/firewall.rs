@@ -174,7 +174,7 @@ impl Firewall {
             Ok(kernel) => {
                 let status = kernel.status();
                 info!(
-                    "enforcing in nftables: table inet {}, {:?}, features: {}",
+                    "enforcing in nftables: table inet {} ({:?}), features: {}",
                     status.table,
                     status.mode,
                     status.features.names().join(" ")
