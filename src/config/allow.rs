@@ -53,9 +53,14 @@ pub fn parse_postfix(text: &str) -> Vec<IpNetwork> {
     words.filter_map(|word| IpNetwork::parse(&word.replace(['[', ']'], "")).ok()).collect()
 }
 
+/// Seconds that Postfix has for its answer.
+const POSTCONF_SECONDS: &str = "5";
+
 /// Asks Postfix for its networks; `None` when there is no Postfix, or it has no answer.
 pub fn ask_postfix() -> Option<Vec<IpNetwork>> {
-    let output = std::process::Command::new("postconf").args(["-h", "mynetworks"]).stdin(std::process::Stdio::null()).output().ok()?;
+    let mut command = std::process::Command::new("timeout");
+    command.args([POSTCONF_SECONDS, "postconf", "-h", "mynetworks"]).stdin(std::process::Stdio::null());
+    let output = command.output().ok()?;
     output.status.success().then(|| parse_postfix(&String::from_utf8_lossy(&output.stdout)))
 }
 

@@ -12,9 +12,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::Options;
 use super::decisions::Effects;
 use super::inbox::{ControlThread, Inbox, Message};
-use super::setup::{self, Setup};
+use super::setup::{self, Loaded, Setup};
 use super::views;
 use crate::config::{Config, Paths};
+use sd_notify::NotifyState;
 use tokio::sync::oneshot;
 
 use crate::control::{Code, Request, Response};
@@ -41,6 +42,7 @@ pub fn run(options: &Options) -> ExitCode {
     match setup::start(options) {
         Ok((setup, inbox, control)) => {
             let mut core = Core::new(setup, inbox);
+            notify(&[NotifyState::Ready]);
             core.serve();
             core.finish();
             drop::<ControlThread>(control);
@@ -53,7 +55,12 @@ pub fn run(options: &Options) -> ExitCode {
     }
 }
 
-/// What became of the lines of one program family.
+/// Tells the service manager; without one, nobody.
+fn notify(state: &[NotifyState<'_>]) {
+    let _ = sd_notify::notify(state);
+}
+
+/// What became of the lines.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct LineCounts {
     pub lines: u64,
@@ -210,11 +217,8 @@ impl Core {
         while let Some(message) = self.inbox.next() {
             match message {
                 Message::Request(request, answer) => self.respond(request, answer),
-                Message::Reload => {
-                    let response = self.reload();
-                    let level = if response.code == Code::Ok { log::Level::Info } else { log::Level::Error };
-                    log::log!(level, "reload: {}", response.message);
-                }
+                Message::Reload => self.begin_reload(None),
+                Message::Loaded(loaded, answer) => self.finish_reload(loaded, answer),
                 Message::Stop => return Flow::Stop,
             }
         }
@@ -224,7 +228,7 @@ impl Core {
     fn respond(&mut self, request: Request, answer: oneshot::Sender<Response>) {
         let now = self.clock.now();
         let response = match request {
-            Request::Reload => self.reload(),
+            Request::Reload => return self.begin_reload(Some(answer)),
             Request::Ping => Response::ok("mailwardend is running"),
             Request::Status { jail } => views::status(self, jail.as_deref(), now),
             Request::ListBans { after } => views::bans(&self.engine, after, now),
@@ -240,26 +244,50 @@ impl Core {
         let _ = answer.send(response);
     }
 
-    /// Everything is read and checked before anything changes.
-    fn reload(&mut self) -> Response {
-        let config = match crate::config::load(&self.paths) {
-            Ok(config) => config,
-            Err(report) => return Response::error(Code::Failed, format!("the configuration has mistakes; nothing was changed\n{report}")),
+    /// Everything is read and checked, on a thread of its own, before anything changes.
+    fn begin_reload(&mut self, answer: Option<oneshot::Sender<Response>>) {
+        notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now().unwrap_or(NotifyState::Reloading)]);
+        let (paths, sender) = (self.paths.clone(), self.inbox.sender());
+        let loader = std::thread::Builder::new().name("reload".into());
+        let thread = loader.spawn(move || {
+            let loaded = setup::load(&paths).map(Box::new);
+            sender.send(Message::Loaded(loaded, answer));
+        });
+        if let Err(problem) = thread {
+            log::error!("reload: cannot start a thread: {problem}; nothing was changed");
+        }
+    }
+
+    fn finish_reload(&mut self, loaded: Result<Box<Loaded>, String>, answer: Option<oneshot::Sender<Response>>) {
+        let response = match loaded {
+            Ok(loaded) => self.take_over(*loaded),
+            Err(mistakes) => Response::error(Code::Failed, mistakes),
         };
+        notify(&[NotifyState::Ready]);
+        match answer {
+            // The asker may have gone.
+            Some(answer) => drop(answer.send(response)),
+            None => {
+                let level = if response.code == Code::Ok { log::Level::Info } else { log::Level::Error };
+                response.message.lines().for_each(|line| log::log!(level, "reload: {line}"));
+            }
+        }
+    }
+
+    fn take_over(&mut self, Loaded { config, engine }: Loaded) -> Response {
         setup::warn_of(&config);
-        let now = self.clock.now();
-        let _ = sd_notify::notify(&[
-            sd_notify::NotifyState::Reloading,
-            sd_notify::NotifyState::monotonic_usec_now().unwrap_or(sd_notify::NotifyState::Reloading),
-        ]);
         self.parser = Parser::new(config.filters.set.clone(), self.parser_options.clone());
-        self.engine.reconfigure(setup::engine_config(&config), now);
-        self.correlator.reconfigure(config.accounts.clone(), setup::mynetworks(&config));
+        self.correlator.reconfigure(config.accounts.clone(), engine.allow.mynetworks.clone());
+        self.engine.reconfigure(engine, self.clock.now());
         self.effects.reconfigure(config.enforcement.destroy_sockets);
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         let mut text = format!("reloaded: {} jails, {} patterns", config.jails.len(), config.filters.set.pattern_count());
-        if config.sources != self.config.sources || config.enforcement != self.config.enforcement || config.state != self.config.state {
-            text.push_str("; changes of [[source]], [enforcement], [state] and [trust] take effect with the next restart");
+        let before = &self.config;
+        if config.sources != before.sources
+            || config.enforcement != before.enforcement
+            || config.state != before.state
+            || config.trust != before.trust
+        {
+            text.push_str("; changes of [[source]], [trust], [enforcement] and [state] take effect with the next restart");
         }
         self.config = Arc::new(config);
         Response::ok(text)
@@ -281,7 +309,7 @@ impl Core {
         self.effects.keep_store(&self.engine, now, self.config.bans.memory);
         if self.watchdog.is_some() {
             // Fed from here, so that a core that hangs is restarted.
-            let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+            notify(&[NotifyState::Watchdog]);
         }
     }
 
@@ -328,7 +356,7 @@ impl Core {
     /// The last turn: what waits is read, decided and saved.
     fn finish(&mut self) {
         log::info!("stopping");
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        notify(&[NotifyState::Stopping]);
         let end = Instant::now() + LAST_TURN;
         while self.read_sources() && Instant::now() < end {
             self.act();

@@ -11,6 +11,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, oneshot};
 
+use super::setup::Loaded;
 use crate::control::server::{self, Access};
 use crate::control::{Request, Response};
 
@@ -21,6 +22,8 @@ pub enum Message {
     Request(Request, oneshot::Sender<Response>),
     /// SIGHUP.
     Reload,
+    /// A configuration that was asked for, or what is wrong with it.
+    Loaded(Result<Box<Loaded>, String>, Option<oneshot::Sender<Response>>),
     /// SIGTERM or SIGINT.
     Stop,
 }
@@ -28,14 +31,13 @@ pub enum Message {
 /// The core's end.
 pub struct Inbox {
     messages: Receiver<Message>,
-    wake: Arc<EventFd>,
-    monitors: broadcast::Sender<Arc<str>>,
+    outside: Outside,
 }
 
 impl Inbox {
     /// Becomes readable when a message waits.
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.wake.as_fd()
+        self.outside.wake.as_fd()
     }
 
     /// The next message, if one waits. Call until `None` after each wake-up.
@@ -43,32 +45,37 @@ impl Inbox {
         self.messages.try_recv().ok()
     }
 
+    /// For threads that have something to tell the core.
+    pub(super) fn sender(&self) -> Outside {
+        self.outside.clone()
+    }
+
     /// Takes the wake-up back; before the queue is drained, so that none is missed.
     pub fn clear_wake(&self) {
         // EAGAIN: nobody woke us.
-        let _ = self.wake.read();
+        let _ = self.outside.wake.read();
     }
 
     pub fn has_monitors(&self) -> bool {
-        self.monitors.receiver_count() > 0
+        self.outside.monitors.receiver_count() > 0
     }
 
     pub fn publish(&self, decision: &str) {
         // Nobody listening is no failure.
-        let _ = self.monitors.send(Arc::from(decision));
+        let _ = self.outside.monitors.send(Arc::from(decision));
     }
 }
 
 /// The others' end.
 #[derive(Clone)]
-struct Outside {
+pub(super) struct Outside {
     messages: Sender<Message>,
     wake: Arc<EventFd>,
     monitors: broadcast::Sender<Arc<str>>,
 }
 
 impl Outside {
-    fn send(&self, message: Message) {
+    pub(super) fn send(&self, message: Message) {
         // A core that is gone answers nobody; the dropped channel tells the asker.
         if self.messages.send(message).is_ok() {
             let _ = self.wake.write(1);
@@ -110,7 +117,7 @@ pub fn start(path: PathBuf, group: Option<String>) -> Result<(Inbox, ControlThre
     let (sender, messages) = channel();
     let (monitors, _) = broadcast::channel(MONITOR_BACKLOG);
     let outside = Outside { messages: sender, wake: Arc::new(wake), monitors };
-    let inbox = Inbox { messages, wake: outside.wake.clone(), monitors: outside.monitors.clone() };
+    let inbox = Inbox { messages, outside: outside.clone() };
     let (stop, stopped) = oneshot::channel();
     let (ready, is_ready) = std::sync::mpsc::channel();
     let thread = std::thread::Builder::new().name("control".into()).spawn(move || {

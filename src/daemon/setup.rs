@@ -86,6 +86,19 @@ fn saved_rows(windows: SavedWindows) -> Vec<SnapshotRow> {
     rows
 }
 
+/// A configuration, checked, with what the engine is made from.
+pub(super) struct Loaded {
+    pub config: Config,
+    pub engine: EngineConfig,
+}
+
+/// Reads the configuration and asks the host what only it knows; takes a while.
+pub(super) fn load(paths: &Paths) -> Result<Loaded, String> {
+    let config = config::load(paths).map_err(|report| format!("the configuration has mistakes; nothing was changed\n{report}"))?;
+    let engine = engine_config(&config);
+    Ok(Loaded { config, engine })
+}
+
 /// Where the configuration, the state and the sockets are; the options say otherwise.
 pub(super) fn paths(options: &Options) -> Paths {
     let mut paths = Paths::choose(options.config.as_deref());
