@@ -1,9 +1,11 @@
 //! The daemon as a process: sockets, restarts, kills, reloads, the tool's answers. Nothing here touches the kernel's firewall.
 
+#[expect(dead_code, reason = "not all of it is needed here")]
 mod support;
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -321,4 +323,73 @@ fn replay_decides_what_the_daemon_decided() {
     replayed.dedup();
     assert!(live.len() > 10, "{live:?}");
     assert_eq!(live, replayed);
+}
+
+/// Lines of a busy host: clients come and go, one line in four is a failed login by one of 20,000 addresses.
+fn busy_line(number: u64, line: &mut String) {
+    use std::fmt::Write;
+    line.clear();
+    let client = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+    let (a, b) = ((client >> 8) % 80, client % 250);
+    let ip = format_args!("198.{}.{a}.{b}", 18 + client % 2);
+    let done = match number % 4 {
+        0 => write!(
+            line,
+            "<20>Nov 24 02:31:15 postfix/smtpd[{}]: warning: unknown[{ip}]: SASL LOGIN authentication failed: x, sasl_username=u{}@example.org",
+            number % 9_000,
+            client % 500
+        ),
+        1 => write!(line, "<22>Nov 24 02:31:15 postfix/smtpd[{}]: connect from unknown[{ip}]", number % 9_000),
+        2 => write!(
+            line,
+            "<22>Nov 24 02:31:15 postfix/qmgr[77]: {:X}: from=<a@example.org>, size=900, nrcpt=1 (queue active)",
+            0xA000_0000 + number
+        ),
+        _ => write!(line, "<22>Nov 24 02:31:15 postfix/qmgr[77]: {:X}: removed", 0xA000_0000 + number - 1),
+    };
+    done.unwrap();
+}
+
+/// Sends `lines`; says how many bytes the daemon had in memory when a third was through, and at the end.
+fn flood(host: &Host, lines: u64) -> (u64, u64) {
+    let socket = UnixDatagram::unbound().unwrap();
+    socket.connect(host.path("syslog.sock")).unwrap();
+    let mut line = String::new();
+    let mut warm = 0;
+    for number in 0..lines {
+        busy_line(number, &mut line);
+        socket.send(line.as_bytes()).unwrap();
+        if number == lines / 3 {
+            warm = host.memory_bytes();
+        }
+    }
+    wait_for("every line is read", || host.status()["lines"]["lines"].as_u64() == Some(lines));
+    (warm, host.memory_bytes())
+}
+
+#[test]
+fn a_flood_loses_no_line() {
+    let mut host = dry();
+    host.start();
+    flood(&host, 200_000);
+    assert!(host.bans().len() > 1_000);
+}
+
+/// Takes minutes: `cargo test --release --test daemon -- --ignored --nocapture ten_million`.
+#[test]
+#[ignore = "takes minutes"]
+fn ten_million_lines_in_flat_memory() {
+    let mut host = dry();
+    host.start();
+    let begin = std::time::Instant::now();
+    let (warm, end) = flood(&host, 10_000_000);
+    let seconds = begin.elapsed().as_secs_f64();
+    let worst = host.status()["worst_turn_micros"].clone();
+    println!(
+        "10,000,000 lines in {seconds:.1} s ({:.0}/s), memory {} kB → {} kB, worst turn of the core {worst} µs",
+        1e7 / seconds,
+        warm / 1024,
+        end / 1024
+    );
+    assert!(end < warm + warm / 10 + (4 << 20), "memory grew from {warm} to {end} bytes");
 }

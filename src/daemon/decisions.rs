@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use log::{debug, error, info, warn};
 
+use super::closer::Closer;
 use super::firewall::{Firewall, lasting};
 use super::inbox::Inbox;
 use tokio::sync::oneshot;
@@ -14,7 +15,6 @@ use tokio::sync::oneshot;
 use crate::address::display;
 use crate::control::Response;
 use crate::enforce::nft::{Element, Key};
-use crate::enforce::sockets;
 use crate::engine::Engine;
 use crate::engine::decision::{Decision, Subject, Verb};
 use crate::source::SourceError;
@@ -34,6 +34,7 @@ pub(super) struct Effects {
     pub(super) firewall: Firewall,
     pub(super) store: Store,
     destroy_sockets: bool,
+    closer: Closer,
     troubles: HashMap<usize, (String, Instant)>,
     store_problem: Option<String>,
     bans_missing: u64,
@@ -46,6 +47,7 @@ impl Effects {
             firewall,
             store,
             destroy_sockets,
+            closer: Closer::default(),
             troubles: HashMap::new(),
             store_problem: None,
             bans_missing: 0,
@@ -76,14 +78,15 @@ impl Effects {
             warn!("the disk is too slow: decisions were given up in the state on disk; enforcement goes on");
         }
         self.firewall.remove(&removed);
-        if self.destroy_sockets {
-            self.destroy(&added);
-        }
         self.firewall.add(&added);
+        // Afterwards, or the client would connect again.
+        if self.destroy_sockets && !self.firewall.is_dry_run() {
+            self.closer.close(&added);
+        }
         more
     }
 
-    /// Once a second: what was not saved is noticed, and made good from the ledger.
+    /// Every tick: what was not saved is noticed, and made good from the ledger.
     pub(super) fn keep_store(&mut self, engine: &Engine, now: Timestamp, memory: Duration) {
         let health = self.store.health();
         if health.bans_missing() > self.bans_missing && health.problem().is_none() {
@@ -112,19 +115,6 @@ impl Effects {
             // The asker may have gone.
             let _ = answer.send(response);
         });
-    }
-
-    fn destroy(&self, elements: &[Element]) {
-        if self.firewall.is_dry_run() {
-            return;
-        }
-        for element in elements {
-            match sockets::destroy(element.net, element.scope) {
-                Ok(0) => {}
-                Ok(count) => debug!("closed {count} connections of {}", display(element.net)),
-                Err(error) => warn!("cannot close the connections of {}: {error}", display(element.net)),
-            }
-        }
     }
 
     pub(super) fn warn_of_source(&mut self, index: usize, name: &str, error: &SourceError) {

@@ -1,5 +1,6 @@
 //! The kernel's firewall as the daemon sees it: there, not there (and tried again), or left alone in a dry run.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
@@ -17,18 +18,29 @@ use crate::time::Timestamp;
 const RETRY: Duration = Duration::from_secs(10);
 /// How often the same trouble is told again.
 const REMINDER: Duration = Duration::from_secs(600);
+/// So many failures without a repair in between, and the firewall cannot be used.
+const FAILURES_MAX: u32 = 3;
+/// Unbans that wait for a firewall that can be used. More than this, and the bans end by their own time.
+const OWED_MAX: usize = 65_536;
 
 pub(super) struct Firewall {
     state: State,
-    options: NftOptions,
+    open: Open,
     keeper: Keeper,
     told: Option<(String, Instant)>,
+    /// What went wrong since everything in the kernel was known to be right.
+    doubt: Option<String>,
+    failures: u32,
+    /// Unbans that the kernel did not get: sets too large to be searched would keep them.
+    owed: HashSet<Key>,
     /// Bans that the kernel did not take.
     pub(super) refused: u64,
 }
 
+type Open = Box<dyn FnMut() -> Result<Box<dyn Kernel>, NftError>>;
+
 enum State {
-    Up(Box<NetlinkKernel>),
+    Up(Box<dyn Kernel>),
     Down { error: String, retry: Instant },
     DryRun,
 }
@@ -37,14 +49,27 @@ impl Firewall {
     /// Opens the kernel's firewall and brings it in line with the ledger. When it cannot be used the daemon runs all the
     /// same, says so, and tries again.
     pub(super) fn open(options: NftOptions, dry_run: bool, engine: &Engine, now: Timestamp) -> Firewall {
-        let state = if dry_run { State::DryRun } else { State::Down { error: "not tried yet".into(), retry: Instant::now() } };
-        let mut firewall = Firewall { state, options, keeper: Keeper::default(), told: None, refused: 0 };
+        let mut firewall = Firewall::new(Box::new(move || Ok(Box::new(NetlinkKernel::start(options.clone())?))));
         if dry_run {
+            firewall.state = State::DryRun;
             info!("dry run: nothing is enforced");
         } else if firewall.connect() {
             firewall.catch_up(engine, now);
         }
         firewall
+    }
+
+    fn new(open: Open) -> Firewall {
+        Firewall {
+            state: State::Down { error: "not tried yet".into(), retry: Instant::now() },
+            open,
+            keeper: Keeper::default(),
+            told: None,
+            doubt: None,
+            failures: 0,
+            owed: HashSet::new(),
+            refused: 0,
+        }
     }
 
     pub(super) fn is_busy(&self) -> bool {
@@ -55,7 +80,8 @@ impl Firewall {
     pub(super) fn problem(&self) -> Option<&str> {
         match &self.state {
             State::Down { error, .. } => Some(error),
-            State::Up(_) | State::DryRun => None,
+            State::Up(_) => self.doubt.as_deref(),
+            State::DryRun => None,
         }
     }
 
@@ -82,18 +108,30 @@ impl Firewall {
             let State::Up(kernel) = &mut self.state else { return };
             match kernel.add(slice) {
                 Ok(applied) => self.note_refused(&applied.refused, applied.refused.len()),
-                Err(error) => self.fail(&error),
+                // All of them are written again.
+                Err(error) => return self.fail(&error),
             }
         }
     }
 
     pub(super) fn remove(&mut self, keys: &[Key]) {
-        let State::Up(kernel) = &mut self.state else { return };
-        if !keys.is_empty()
-            && let Err(error) = kernel.remove(keys)
-        {
+        if keys.is_empty() {
+            return;
+        }
+        let result = match &mut self.state {
+            State::Up(kernel) => kernel.remove(keys),
+            State::Down { .. } => return self.owe(keys),
+            State::DryRun => return,
+        };
+        if let Err(error) = result {
+            self.owe(keys);
             self.fail(&error);
         }
+    }
+
+    fn owe(&mut self, keys: &[Key]) {
+        let room = OWED_MAX.saturating_sub(self.owed.len());
+        self.owed.extend(keys.iter().take(room));
     }
 
     /// One slice of a repair.
@@ -106,34 +144,42 @@ impl Firewall {
         }
     }
 
-    /// Once a second: a firewall that was down is tried again, one that somebody damaged is put back.
+    /// Every tick: a firewall that was down is tried again, one that somebody damaged is put back.
     pub(super) fn tick(&mut self, engine: &Engine) {
-        match &mut self.state {
-            State::DryRun => {}
-            State::Down { retry, .. } => {
-                if *retry <= Instant::now() && self.connect() {
-                    self.keeper.request();
-                }
-            }
-            State::Up(kernel) => match self.keeper.look(&mut **kernel, || keys(engine)) {
-                Ok(Change::Lost(what)) => warn!("somebody changed our nftables table ({what}); putting it back with every ban"),
-                Ok(Change::None | Change::Elsewhere) => {}
-                Err(error) => self.fail(&error),
-            },
+        if let State::Down { retry, .. } = &self.state
+            && *retry <= Instant::now()
+            && self.connect()
+        {
+            self.keeper.request();
+        }
+        self.pay(engine);
+        let State::Up(kernel) = &mut self.state else { return };
+        match self.keeper.look(&mut **kernel, || keys(engine)) {
+            Ok(Change::Lost(what)) => warn!("somebody changed our nftables table ({what}); putting it back with every ban"),
+            Ok(Change::None | Change::Elsewhere) => {}
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    /// Unbans that could not be carried out when they were decided, unless there is a ban again.
+    fn pay(&mut self, engine: &Engine) {
+        if matches!(self.state, State::Up(_)) && !self.owed.is_empty() {
+            let unwanted = std::mem::take(&mut self.owed).into_iter().filter(|(net, scope)| engine.ban_end(*net, *scope).is_none());
+            self.remove(&unwanted.collect::<Vec<Key>>());
         }
     }
 
     fn connect(&mut self) -> bool {
-        match NetlinkKernel::start(self.options.clone()) {
+        match (self.open)() {
             Ok(kernel) => {
                 let status = kernel.status();
                 info!(
-                    "enforcing in nftables: table inet {}, {:?}, features: {}",
+                    "enforcing in nftables: table inet {} ({:?}), features: {}",
                     status.table,
                     status.mode,
                     status.features.names().join(" ")
                 );
-                self.state = State::Up(Box::new(kernel));
+                self.state = State::Up(kernel);
                 self.told = None;
                 true
             }
@@ -157,6 +203,8 @@ impl Firewall {
         if report.restored > 0 || report.removed > 0 {
             info!("{} bans are in the kernel, {} that nobody wants any more were removed", report.restored, report.removed);
         }
+        self.failures = 0;
+        self.doubt = None;
         self.note_refused(&report.refusals, report.refused);
     }
 
@@ -167,12 +215,30 @@ impl Firewall {
         }
     }
 
-    /// What happens to the kernel's firewall stops nothing else.
+    /// What happens to the kernel's firewall stops nothing else. An answer that was lost, or a table that was taken away under
+    /// our hands, is made good at the next tick; what will not be otherwise in a second is tried again later.
     fn fail(&mut self, error: &NftError) {
         let text = error.to_string();
-        self.keeper = Keeper::default();
-        self.state = State::Down { error: text.clone(), retry: Instant::now() + RETRY };
-        self.tell(format!("NOT ENFORCING: {text}; trying again every {} s", RETRY.as_secs()));
+        self.failures += 1;
+        let lasts = match error {
+            NftError::Owned { .. } | NftError::NotPermitted | NftError::NoNfTables | NftError::BadName(_) => true,
+            NftError::Socket(_) | NftError::SetFull { .. } | NftError::Gone { .. } | NftError::Uncertain | NftError::Refused { .. } => {
+                self.failures >= FAILURES_MAX
+            }
+        };
+        if lasts {
+            self.keeper = Keeper::default();
+            self.state = State::Down { error: text.clone(), retry: Instant::now() + RETRY };
+            return self.tell(format!("NOT ENFORCING: {text}; trying again every {} s", RETRY.as_secs()));
+        }
+        self.doubt = Some(text.clone());
+        if matches!((error, &self.state), (NftError::Socket(_), _) | (_, State::Down { .. })) {
+            self.keeper = Keeper::default();
+            self.state = State::Down { error: text.clone(), retry: Instant::now() };
+        } else {
+            self.keeper.distrust();
+        }
+        self.tell(format!("a change of the firewall failed: {text}; writing every ban again"));
     }
 
     fn tell(&mut self, text: String) {
@@ -198,4 +264,177 @@ pub(super) fn lasting(net: IpNetwork, scope: Scope, until: Timestamp, now: Times
     let timeout = (until != Timestamp::NEVER).then(|| until.since(now));
     let is_over = timeout.is_some_and(|left| left.is_zero());
     (!is_over).then_some(Element { net, scope, timeout })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::io;
+    use std::rc::Rc;
+
+    use nix::errno::Errno;
+
+    use super::*;
+    use crate::enforce::nft::{Applied, Counter, FakeKernel, Listing, Owner, Remaining};
+    use crate::engine::EngineConfig;
+    use crate::engine::decision::{Command, Reply};
+
+    const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
+
+    /// The kernel stays when a socket to it is dropped.
+    struct Session(Rc<RefCell<FakeKernel>>);
+
+    impl Kernel for Session {
+        fn add(&mut self, elements: &[Element]) -> Result<Applied, NftError> {
+            self.0.borrow_mut().add(elements)
+        }
+        fn remove(&mut self, keys: &[Key]) -> Result<(), NftError> {
+            self.0.borrow_mut().remove(keys)
+        }
+        fn contains(&mut self, net: IpNetwork, scope: Scope) -> Result<Option<Remaining>, NftError> {
+            self.0.borrow_mut().contains(net, scope)
+        }
+        fn changed_behind_us(&mut self) -> Result<Change, NftError> {
+            self.0.borrow_mut().changed_behind_us()
+        }
+        fn rebuild(&mut self) -> Result<(), NftError> {
+            self.0.borrow_mut().rebuild()
+        }
+        fn flush(&mut self) -> Result<(), NftError> {
+            self.0.borrow_mut().flush()
+        }
+        fn list(&mut self, limit: usize) -> Result<Listing, NftError> {
+            self.0.borrow_mut().list(limit)
+        }
+        fn counters(&mut self) -> Result<Vec<Counter>, NftError> {
+            self.0.borrow_mut().counters()
+        }
+        fn status(&self) -> KernelStatus {
+            self.0.borrow().status()
+        }
+    }
+
+    struct World {
+        kernel: Rc<RefCell<FakeKernel>>,
+        sessions: Rc<Cell<usize>>,
+        engine: Engine,
+        firewall: Firewall,
+    }
+
+    impl World {
+        fn new() -> World {
+            let kernel = Rc::new(RefCell::new(FakeKernel::new(NftOptions::default(), NOW)));
+            let sessions = Rc::new(Cell::new(0));
+            let (theirs, count) = (kernel.clone(), sessions.clone());
+            let open: Open = Box::new(move || {
+                count.set(count.get() + 1);
+                Ok(Box::new(Session(theirs.clone())))
+            });
+            let mut firewall = Firewall::new(open);
+            assert!(firewall.connect());
+            World { kernel, sessions, engine: Engine::new(EngineConfig::default(), NOW), firewall }
+        }
+
+        fn command(&mut self, command: Command) {
+            assert!(matches!(self.engine.handle_command(command, NOW), Reply::Done { .. }));
+            while self.engine.poll_decision().is_some() {}
+        }
+
+        fn ban(&mut self, net: IpNetwork) {
+            let command = Command::Ban { net, duration: None, scope: Scope::Mail, reason: String::new(), force: false };
+            self.command(command);
+            self.firewall.add(&[Element { net, scope: Scope::Mail, timeout: None }]);
+        }
+
+        fn unban(&mut self, net: IpNetwork) {
+            self.command(Command::Unban { net });
+            self.firewall.remove(&[(net, Scope::Mail)]);
+        }
+
+        fn tick(&mut self) {
+            self.firewall.tick(&self.engine);
+            while self.firewall.is_busy() {
+                self.firewall.work(&self.engine, NOW);
+            }
+        }
+
+        fn ten_seconds_pass(&mut self) {
+            if let State::Down { retry, .. } = &mut self.firewall.state {
+                *retry = Instant::now();
+            }
+        }
+
+        #[track_caller]
+        fn is_in_line(&self) {
+            assert_eq!(self.firewall.problem(), None);
+            let mut wanted = keys(&self.engine);
+            wanted.sort();
+            let kernel: Vec<Key> = self.kernel.borrow().elements().iter().map(Element::key).collect();
+            assert!(kernel == wanted, "{} in the kernel, {} wanted", kernel.len(), wanted.len());
+        }
+    }
+
+    fn net(number: u32) -> IpNetwork {
+        crate::address::single(std::net::Ipv4Addr::from(0xcb00_0000 + number).into())
+    }
+
+    fn refusal() -> NftError {
+        NftError::Refused { what: "the batch".into(), errno: Errno::ENOMEM, text: None }
+    }
+
+    #[test]
+    fn what_passes_is_made_good_at_the_next_tick() {
+        let broken = || NftError::Socket(io::Error::from(io::ErrorKind::BrokenPipe));
+        let gone = || NftError::Gone { table: "mailwarden".into() };
+        let errors: [(fn() -> NftError, usize); 4] = [(|| NftError::Uncertain, 1), (gone, 1), (refusal, 1), (broken, 2)];
+        for (error, sessions) in errors {
+            let mut world = World::new();
+            world.ban(net(1));
+            world.kernel.borrow_mut().fail_next(error());
+            world.ban(net(2));
+            assert!(world.firewall.problem().is_some(), "{}", error());
+            world.tick();
+            world.is_in_line();
+            world.kernel.borrow_mut().fail_next(error());
+            world.unban(net(1));
+            world.tick();
+            world.is_in_line();
+            assert_eq!(world.sessions.get(), sessions * 2 - 1, "{}", error());
+        }
+    }
+
+    #[test]
+    fn what_lasts_is_tried_again_later() {
+        let owned = || NftError::Owned { table: "mailwarden".into(), owner: Owner { port: 7, process: None } };
+        let errors: [(fn() -> NftError, usize); 3] = [(owned, 1), (|| NftError::NotPermitted, 1), (refusal, 3)];
+        for (error, times) in errors {
+            let mut world = World::new();
+            (0..times).for_each(|_| world.kernel.borrow_mut().fail_next(error()));
+            world.ban(net(1));
+            (1..times).for_each(|_| world.tick());
+            assert!(matches!(world.firewall.state, State::Down { .. }), "{}", error());
+            world.tick();
+            assert_eq!(world.sessions.get(), 1, "not before its time");
+            world.ban(net(2));
+            world.ten_seconds_pass();
+            world.tick();
+            world.is_in_line();
+            assert_eq!(world.sessions.get(), 2);
+        }
+    }
+
+    /// Sets of this size are not searched for what is in excess.
+    #[test]
+    fn an_unban_that_the_kernel_did_not_get_is_not_forgotten() {
+        let mut world = World::new();
+        (0..5_000).for_each(|number| world.ban(net(number)));
+        world.kernel.borrow_mut().fail_next(NftError::NotPermitted);
+        world.unban(net(1));
+        world.unban(net(2));
+        world.unban(net(3));
+        world.ban(net(3));
+        world.ten_seconds_pass();
+        world.tick();
+        world.is_in_line();
+    }
 }

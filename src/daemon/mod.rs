@@ -1,10 +1,12 @@
 //! The composition root: the only place that knows everything.
 //!
 //! Threads: `core` (this one) owns parse, correlate, engine and the netlink socket; `control` runs tokio for the control
-//! socket and the signals; the store and the log have a thread each.
+//! socket and the signals; the store and the log have a thread each, and so has
+//! the closing of banned clients' connections.
 //!
 //! **Invariant:** the core never waits for anybody: not for the disk, not for a client of the control socket, not for the log.
 
+mod closer;
 mod core;
 mod decisions;
 mod firewall;

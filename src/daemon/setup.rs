@@ -54,6 +54,8 @@ pub(super) fn start(options: &Options) -> Result<(Setup, Inbox, ControlThread), 
     let mut engine = Engine::new(EngineConfig { seed: secret::load_or_make(&config.state.dir), ..engine_config(&config) }, now);
     engine.restore(&saved_rows(loaded.windows));
     engine.restore_bans(loaded.bans);
+    // Before the firewall is compared with the ledger: a ban that is not in there is taken for one that nobody wants.
+    engine.enter_restored_bans();
     let dry_run = options.dry_run || config.enforcement.dry_run;
     let firewall = Firewall::open(nft_options(&config), dry_run, &engine, now);
     let mut inherited = Inherited::from_environment();

@@ -49,6 +49,7 @@ pub(super) fn status(core: &mut Core, jail: Option<&str>, now: Timestamp) -> Res
         "lines": core.counts,
         "sources": core.sources.iter().map(|source| SourceView::from(source.stats())).collect::<Vec<_>>(),
         "messages": core.correlator.stats().messages,
+        "worst_turn_micros": u64::try_from(core.worst_turn.as_micros()).unwrap_or(u64::MAX),
         "engine": engine,
     }))
 }

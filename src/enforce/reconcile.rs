@@ -103,6 +103,13 @@ impl Keeper {
     pub fn request(&mut self) {
         self.requested = true;
     }
+    /// A change failed in a way that leaves everything open: put table and rules in place and write everything again at the next
+    /// [`Keeper::look`].
+    pub fn distrust(&mut self) {
+        self.running = None;
+        self.requested = true;
+        self.damaged = true;
+    }
     pub fn is_working(&self) -> bool {
         self.running.is_some()
     }
@@ -201,7 +208,9 @@ mod tests {
             Step::ForeignCommit => kernel.foreign_commit(),
             Step::Failure => kernel.fail_next(NftError::Uncertain),
             Step::Work => {
-                let _ = keeper.step(kernel, |key| ledger.get(key).copied());
+                if keeper.step(kernel, |key| ledger.get(key).copied()).is_err() {
+                    keeper.distrust();
+                }
             }
             Step::Look => {
                 let _ = keeper.look(kernel, || ledger.keys().copied().collect());
@@ -220,9 +229,12 @@ mod tests {
             for step in &steps {
                 act(step, &mut kernel, &mut ledger, &mut keeper);
             }
-            while keeper.look(&mut kernel, || ledger.keys().copied().collect()).is_err() {}
-            while keeper.is_working() {
-                let _ = keeper.step(&mut kernel, |key| ledger.get(key).copied());
+            while keeper.look(&mut kernel, || ledger.keys().copied().collect()).is_err() || keeper.is_working() {
+                while keeper.is_working() {
+                    if keeper.step(&mut kernel, |key| ledger.get(key).copied()).is_err() {
+                        keeper.distrust();
+                    }
+                }
             }
             prop_assert_eq!(kernel.elements(), ledger.into_values().collect::<Vec<_>>());
         }

@@ -52,6 +52,13 @@ impl Engine {
         }
     }
 
+    /// Enters all restored bans at once: for a live clock, which has passed them all, and a firewall that has them.
+    pub fn enter_restored_bans(&mut self) {
+        while let Some(ban) = self.upcoming.pop_front() {
+            self.enter(ban);
+        }
+    }
+
     /// Enters the restored bans whose moment has passed.
     pub(super) fn enter_upcoming(&mut self) {
         while self.upcoming.front().is_some_and(|ban| ban.since.micros() < self.now)

@@ -205,12 +205,12 @@ impl Ledger {
     }
 
     pub fn next_end(&self) -> Option<i64> {
-        self.ends.first().map(|end| end.until)
+        self.ends.first().map(|end| end.until).filter(|until| *until != i64::MAX)
     }
 
     /// Takes out a ban that has ended by `now`.
     pub fn pop_ended(&mut self, now: i64) -> Option<Entry> {
-        let end = *self.ends.first().filter(|end| end.until <= now)?;
+        let end = *self.ends.first().filter(|end| end.until <= now && end.until != i64::MAX)?;
         let key = self.at_end(end)?.key();
         self.remove(key)
     }
@@ -302,9 +302,7 @@ impl Ledger {
         if let Some(count) = self.by_jail.get_mut(jail) {
             *count += 1;
         }
-        if entry.until != i64::MAX {
-            self.ends.insert(entry.end());
-        }
+        self.ends.insert(entry.end());
     }
 
     fn remove(&mut self, key: BanKey) -> Option<Entry> {
@@ -416,6 +414,17 @@ mod tests {
 
     fn bits(ip: &str) -> u128 {
         super::super::key::bits_of(ip.parse().unwrap())
+    }
+
+    #[test]
+    fn a_ban_for_ever_is_listed_last_and_never_ends() {
+        let mut ledger = Ledger::new(100);
+        ledger.add(Entry::new(key("192.0.2.1", Scope::Mail), 1, 100, i64::MAX), 100);
+        assert_eq!(ledger.next_end(), None);
+        ledger.add(Entry::new(key("192.0.2.2", Scope::Mail), 2, 100, 200), 100);
+        let listed: Vec<i64> = ledger.by_end(None).map(|entry| entry.until).collect();
+        assert_eq!(listed, [200, i64::MAX]);
+        assert!(ledger.pop_ended(i64::MAX).is_some() && ledger.pop_ended(i64::MAX).is_none());
     }
 
     #[test]

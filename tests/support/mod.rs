@@ -12,15 +12,27 @@ use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The numbers of the shipped jails are tuned now and then; these tests are about the daemon.
+const JAIL: &str = r#"
+[jail.logins]
+on       = ["auth-failure"]
+key      = "ip"
+maxretry = 6
+findtime = "10m"
+bantime  = "1h"
+scope    = "auth"
+"#;
+
 /// A mailwardend with its own configuration, state and sockets. Killed when dropped.
 pub struct Host {
     dir: TempDir,
     child: Option<Child>,
     arguments: Vec<String>,
+    wrapper: Vec<String>,
 }
 
 impl Host {
-    /// The shipped filters and jails; `toml` is appended to a configuration with one socket source.
+    /// The shipped filters, and one jail for failed logins; `toml` is the configuration beside one socket source.
     pub fn new(toml: &str) -> Host {
         let host = Host::bare(toml);
         let socket = host.path("syslog.sock");
@@ -34,9 +46,9 @@ impl Host {
     pub fn bare(toml: &str) -> Host {
         let dir = tempfile::tempdir().unwrap();
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        for part in ["filters", "jail.d"] {
-            std::os::unix::fs::symlink(root.join(part), dir.path().join(part)).unwrap();
-        }
+        std::os::unix::fs::symlink(root.join("filters"), dir.path().join("filters")).unwrap();
+        fs::create_dir(dir.path().join("jail.d")).unwrap();
+        fs::write(dir.path().join("jail.d/logins.toml"), JAIL).unwrap();
         // Whoever runs the test may speak for the mail programs.
         let uid = nix::unistd::getuid();
         let trust = if uid.is_root() {
@@ -45,12 +57,18 @@ impl Host {
             format!("[trust]\n\"postfix*\" = [{uid}]\n\"dovecot*\" = [{uid}]\n\"sshd*\" = [{uid}]\n")
         };
         fs::write(dir.path().join("mailwarden.toml"), format!("{toml}\n{trust}")).unwrap();
-        Host { dir, child: None, arguments: Vec::new() }
+        Host { dir, child: None, arguments: Vec::new(), wrapper: Vec::new() }
     }
 
     /// Arguments for each start, such as `--dry-run`.
     pub fn with(mut self, arguments: &[&str]) -> Host {
         self.arguments = arguments.iter().map(|text| (*text).to_owned()).collect();
+        self
+    }
+
+    /// A command that becomes the daemon, such as `setpriv`.
+    pub fn under(mut self, wrapper: &[&str]) -> Host {
+        self.wrapper = wrapper.iter().map(|text| (*text).to_owned()).collect();
         self
     }
 
@@ -62,8 +80,9 @@ impl Host {
     pub fn start(&mut self) -> Duration {
         let begin = Instant::now();
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("daemon.log")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mailwardend"));
-        command.arg("--config").arg(self.dir.path());
+        let mut words = self.wrapper.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_mailwardend")]);
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words).arg("--config").arg(self.dir.path());
         command.arg("--state-dir").arg(self.path("state")).arg("--runtime-dir").arg(self.dir.path());
         command.args(&self.arguments).env_remove("JOURNAL_STREAM").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.child = Some(command.spawn().unwrap());
@@ -78,6 +97,12 @@ impl Host {
 
     pub fn pid(&self) -> nix::unistd::Pid {
         nix::unistd::Pid::from_raw(self.child.as_ref().expect("the daemon runs").id() as i32)
+    }
+
+    /// Resident memory.
+    pub fn memory_bytes(&self) -> u64 {
+        let statm = fs::read_to_string(format!("/proc/{}/statm", self.pid())).unwrap();
+        statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
     }
 
     pub fn signal(&self, signal: nix::sys::signal::Signal) {

@@ -1,0 +1,379 @@
+//! The whole daemon with a real kernel and real packets, each test in a network namespace of its own: what is said to be banned
+//! is cut off, and stays so when the daemon is killed, started again, or somebody flushes the rules.
+
+#[expect(dead_code, reason = "not all of it is needed here")]
+mod netns;
+#[expect(dead_code, reason = "not all of it is needed here")]
+mod support;
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{JoinHandle, sleep};
+use std::time::{Duration, Instant};
+
+use mailwarden::enforce::nft::Feature;
+use netns::{alive, dead, inside, run, serve};
+use support::{Host, sasl_failure, wait_for};
+
+/// The mail host as the world knows it.
+const SERVER: [&str; 2] = ["192.0.2.25", "2001:db8:25::25"];
+const SUBMISSION: u16 = 587;
+/// What a busy machine may add to a time.
+const SLACK: Duration = Duration::from_millis(400);
+
+/// A client out there: none of our addresses is in its networks, so that they can be banned as a whole.
+struct Client(netns::Host);
+
+impl Client {
+    fn new(number: u8) -> Client {
+        let client = Client(netns::Host::new(number));
+        let (n, v4, v6) = (number, client.v4(), client.v6());
+        run(&format!("ip route add 198.51.{n}.0/24 dev c{n} && ip -6 route add 2001:db8:{n}::/64 dev c{n}"));
+        client.sh(&format!(
+            "ip addr add {v4}/32 dev eth0 && ip addr add {v6}/128 dev eth0 nodad && ip route add {} via 10.{n}.0.1 src {v4} && \
+             ip -6 route add {} via fd00:{n}::1 src {v6}",
+            SERVER[0], SERVER[1]
+        ));
+        client
+    }
+    fn v4(&self) -> IpAddr {
+        format!("198.51.{}.7", self.number).parse().unwrap()
+    }
+    fn v6(&self) -> IpAddr {
+        format!("2001:db8:{}::7", self.number).parse().unwrap()
+    }
+}
+
+impl Deref for Client {
+    type Target = netns::Host;
+    fn deref(&self) -> &netns::Host {
+        &self.0
+    }
+}
+
+fn server(family: usize, port: u16) -> SocketAddr {
+    SocketAddr::new(SERVER[family].parse().unwrap(), port)
+}
+
+/// Two clients, and the mail host's ports.
+fn network() -> (Client, Client) {
+    run(&format!("ip addr add {}/32 dev lo && ip addr add {}/128 dev lo nodad", SERVER[0], SERVER[1]));
+    serve(&[25, SUBMISSION, 143, 443]);
+    (Client::new(1), Client::new(2))
+}
+
+/// Nobody is exempt because a Postfix on the machine says so.
+fn daemon(toml: &str) -> Host {
+    Host::new(&format!("[allow]\nmynetworks = []\n{toml}"))
+}
+
+fn cut_off(client: &Client, port: u16) {
+    (0..2).for_each(|family| client.is_cut_off(server(family, port)));
+}
+
+fn reaches(client: &Client, port: u16) {
+    (0..2).for_each(|family| client.reaches(server(family, port)));
+}
+
+/// A datagram every 200 µs, and when the last one arrived.
+struct Probe {
+    stop: Arc<AtomicBool>,
+    last: Arc<Mutex<Option<Instant>>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Probe {
+    fn start(client: &Client) -> Probe {
+        let (stop, last) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(None)));
+        let receiver = UdpSocket::bind(server(0, 9)).unwrap();
+        receiver.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let sender = client.does(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+        let until = stop.clone();
+        let sends = std::thread::spawn(move || {
+            while !until.load(Ordering::Relaxed) {
+                let _ = sender.send_to(b"x", server(0, 9));
+                sleep(Duration::from_micros(200));
+            }
+        });
+        let (until, arrived) = (stop.clone(), last.clone());
+        let receives = std::thread::spawn(move || {
+            while !until.load(Ordering::Relaxed) {
+                if receiver.recv(&mut [0; 8]).is_ok() {
+                    *arrived.lock().unwrap() = Some(Instant::now());
+                }
+            }
+        });
+        Probe { stop, last, threads: vec![sends, receives] }
+    }
+
+    /// How long after `moment` the last datagram arrived; `None`: there was none since.
+    fn passed(&self, moment: Instant) -> Option<Duration> {
+        // What was on its way has arrived after this.
+        sleep(Duration::from_millis(20));
+        self.last.lock().unwrap().and_then(|last| last.checked_duration_since(moment)).filter(|late| *late > Duration::from_millis(5))
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.drain(..).for_each(|thread| drop(thread.join()));
+    }
+}
+
+#[test]
+fn an_attacker_is_cut_off_and_others_are_not() {
+    inside("an_attacker_is_cut_off_and_others_are_not", || {
+        let (bad, good) = network();
+        let mut daemon = daemon("");
+        daemon.start();
+        let open = [0, 1].map(|family| bad.connect(server(family, SUBMISSION)));
+        let other = good.connect(server(0, SUBMISSION));
+        open.iter().for_each(alive);
+        for ip in [bad.v4(), bad.v6()] {
+            (0..6).for_each(|n| daemon.send(sasl_failure(&ip.to_string(), &format!("user{n}@example.org"))));
+        }
+        let nets = [format!("{}/32", bad.v4()), format!("2001:db8:{}::/64", bad.number)];
+        nets.iter().for_each(|net| daemon.wait_banned(net));
+        open.iter().for_each(dead);
+        cut_off(&bad, SUBMISSION);
+        cut_off(&bad, 143);
+        // Guessing passwords closes no port that has none.
+        reaches(&bad, 25);
+        alive(&other);
+        reaches(&good, SUBMISSION);
+        assert!(daemon.status()["firewall"]["dropped_packets"].as_u64().unwrap() >= 4);
+        daemon.ok(["unban", &nets[0], &nets[1]]);
+        reaches(&bad, SUBMISSION);
+    });
+}
+
+#[test]
+fn networks_are_banned_by_hand_and_bans_end_on_time() {
+    inside("networks_are_banned_by_hand_and_bans_end_on_time", || {
+        let (bad, good) = network();
+        let mut daemon = daemon("");
+        daemon.start();
+        let nets = ["198.51.1.0/24", "2001:db8:1::/64"];
+        daemon.ok(["ban", "--for", "1h", nets[0], nets[1]]);
+        cut_off(&bad, 25);
+        reaches(&bad, 443);
+        reaches(&good, 25);
+        daemon.ok(["unban", nets[0], nets[1]]);
+        reaches(&bad, 25);
+        // One that is there already is prolonged, and ends on time.
+        let begin = Instant::now();
+        daemon.ok(["ban", "--for", "1s", nets[0], nets[1]]);
+        daemon.ok(["ban", "--for", "2s", nets[0], nets[1]]);
+        ends_after(begin, Duration::from_secs(2), &bad);
+        wait_for("the daemon knows", || daemon.bans().is_empty());
+        // So it does while nobody looks after it.
+        for stop in [Host::stop, Host::kill] {
+            let begin = Instant::now();
+            daemon.ok(["ban", "--for", "2s", nets[0], nets[1]]);
+            daemon.ok(["ban", "--for", "forever", "203.0.113.1"]);
+            stop(&mut daemon);
+            ends_after(begin, Duration::from_secs(2), &bad);
+            daemon.start();
+            reaches(&bad, 25);
+            assert_eq!(daemon.bans().len(), 1);
+        }
+    });
+}
+
+fn ends_after(begin: Instant, time: Duration, client: &Client) {
+    while begin.elapsed() + SLACK < time {
+        client.is_cut_off(server(0, 25));
+        client.is_cut_off(server(1, 25));
+    }
+    sleep(time.saturating_sub(begin.elapsed()) + SLACK);
+    let begin = Instant::now();
+    reaches(client, 25);
+    // No packet had to be sent again.
+    assert!(begin.elapsed() < Duration::from_millis(900), "{:?}", begin.elapsed());
+}
+
+/// Every feature on, then each of them off.
+#[test]
+fn a_thousand_bans_outlive_sigkill_and_flushes() {
+    inside("a_thousand_bans_outlive_sigkill_and_flushes", || {
+        let clients = network();
+        for off in [None].into_iter().chain(Feature::ALL.iter().copied().map(Some)) {
+            let begin = Instant::now();
+            outlive(&clients, off);
+            println!("without {off:?}: {:?}", begin.elapsed());
+        }
+    });
+}
+
+fn outlive((bad, brief): &(Client, Client), off: Option<Feature>) {
+    let off = off.map_or(String::new(), |feature| format!("{:?}", feature.as_str()));
+    let mut daemon = daemon(&format!("[enforcement]\nfeatures_off = [{off}]\n"));
+    daemon.start();
+    // Counts are on disk that know nothing of the bans to come.
+    daemon.stop();
+    daemon.start();
+    let open = bad.connect(server(0, 25));
+    let probe = Probe::start(bad);
+    wait_for("datagrams arrive", || probe.last.lock().unwrap().is_some());
+
+    let others = (0..998).map(|n| format!("198.18.{}.{}", n / 250, n % 250 + 1));
+    let flags = ["ban", "--scope", "all", "--for", "1h"].map(str::to_owned);
+    daemon.ok(flags.into_iter().chain([bad.v4().to_string(), bad.v6().to_string()]).chain(others));
+    let banned = Instant::now();
+    let bans = until(&daemon);
+    assert_eq!(bans.len(), 1_000);
+    let brief_begins = Instant::now();
+    daemon.ok(["ban", "--for", "2s", &brief.v4().to_string(), &brief.v6().to_string()]);
+
+    daemon.kill();
+    dead(&open);
+    cut_off(bad, 25);
+    ends_after(brief_begins, Duration::from_secs(2), brief);
+    daemon.start();
+    same(&until(&daemon), &bans);
+    assert_eq!(probe.passed(banned), None, "while the daemon was down or started");
+    cut_off(bad, 25);
+
+    run("nft flush ruleset");
+    let flushed = Instant::now();
+    sleep(Duration::from_millis(1_200));
+    let late = probe.passed(flushed);
+    assert!(late.is_none_or(|late| late < Duration::from_secs(1)), "{late:?}");
+    assert!(late.is_none() || daemon.status()["firewall"]["mode"] == "plain", "an owned table was flushed");
+    all_are_in_the_kernel();
+    cut_off(bad, 25);
+
+    daemon.kill();
+    run("nft flush ruleset");
+    assert_eq!(run("nft list tables"), "");
+    bad.reaches(server(0, 25));
+    daemon.start();
+    let up = Instant::now();
+    same(&until(&daemon), &bans);
+    all_are_in_the_kernel();
+    cut_off(bad, 25);
+    assert_eq!(probe.passed(up), None, "after the daemon was up");
+    println!("  packets passed for {late:?} after a flush");
+
+    daemon.stop();
+    cut_off(bad, 25);
+    daemon.ok(["teardown"]);
+    assert_eq!(run("nft list tables"), "");
+    reaches(bad, 25);
+}
+
+/// Which bans there are, and when each of them ends.
+fn until(daemon: &Host) -> Vec<String> {
+    let mut bans: Vec<String> = daemon.bans().iter().map(|ban| format!("{} {}", ban["ip"], ban["until"])).collect();
+    bans.sort();
+    bans
+}
+
+#[track_caller]
+fn same(now: &[String], before: &[String]) {
+    assert!(now == before, "{} bans of {}: {:?}", now.len(), before.len(), now.iter().find(|ban| !before.contains(ban)));
+}
+
+fn all_are_in_the_kernel() {
+    let text = run("nft list table inet mailwarden");
+    assert_eq!(text.matches("198.18.").count(), 998);
+}
+
+#[test]
+fn teardown_waits_for_the_daemon_to_stop() {
+    inside("teardown_waits_for_the_daemon_to_stop", || {
+        let (bad, _) = network();
+        let mut daemon = daemon("");
+        daemon.start();
+        daemon.ok(["ban", &bad.v4().to_string()]);
+        let output = daemon.tool(["teardown"]);
+        assert_eq!(output.status.code(), Some(1));
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(text.contains("daemon is running"), "{text}");
+        bad.is_cut_off(server(0, 25));
+        daemon.stop();
+        bad.is_cut_off(server(0, 25));
+        daemon.ok(["teardown"]);
+        assert_eq!(run("nft list tables"), "");
+        bad.reaches(server(0, 25));
+        assert!(daemon.ok(["teardown"]).contains("nothing to remove"));
+    });
+}
+
+#[test]
+fn without_the_capability_it_says_so_and_goes_on() {
+    inside("without_the_capability_it_says_so_and_goes_on", || {
+        let (bad, _) = network();
+        let mut daemon = daemon("").under(&["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"]);
+        daemon.start();
+        let says_so = |text: &str| text.contains("NOT ENFORCING") && text.contains("CAP_NET_ADMIN");
+        assert!(says_so(&daemon.ok(["status"])), "{}", daemon.ok(["status"]));
+        wait_for("it is in the log", || says_so(&daemon.log()));
+        (0..6).for_each(|_| daemon.send(sasl_failure(&bad.v4().to_string(), "anna@example.org")));
+        daemon.wait_banned(&format!("{}/32", bad.v4()));
+        daemon.ok(["ban", "203.0.113.1"]);
+        bad.reaches(server(0, SUBMISSION));
+        assert_eq!(run("nft list tables"), "");
+        daemon.kill();
+        // With the capability the bans that it remembered come into force.
+        let mut daemon = daemon.under(&[]);
+        daemon.start();
+        bad.is_cut_off(server(0, SUBMISSION));
+        assert_eq!(daemon.bans().len(), 2);
+    });
+}
+
+#[test]
+fn a_table_of_another_daemon_is_waited_for() {
+    inside("a_table_of_another_daemon_is_waited_for", || {
+        let (bad, good) = network();
+        let (mut first, mut second) = (daemon(""), daemon(""));
+        first.start();
+        if first.status()["firewall"]["mode"] != "owned" {
+            return println!("no owned tables on this kernel");
+        }
+        first.ok(["ban", &good.v4().to_string()]);
+        second.start();
+        let status = second.ok(["status"]);
+        let owner = format!("owned by another process: mailwardend (pid {})", first.pid());
+        assert!(status.contains("NOT ENFORCING") && status.contains(&owner), "{status}");
+        wait_for("it is in the log", || second.log().contains(&owner));
+        second.ok(["ban", &bad.v4().to_string()]);
+        // Not banned any more when it can write.
+        second.ok(["ban", "203.0.113.1"]);
+        second.ok(["unban", "203.0.113.1"]);
+        bad.reaches(server(0, 25));
+        good.is_cut_off(server(0, 25));
+        first.kill();
+        let gone = Instant::now();
+        wait_for("the second enforces", || {
+            second.status()["firewall"]["enforcing"] == true && second.status()["firewall"]["repairing"] == false
+        });
+        assert!(gone.elapsed() < Duration::from_secs(11), "{:?}", gone.elapsed());
+        println!("enforcing {:?} after the owner's end", gone.elapsed());
+        bad.is_cut_off(server(0, 25));
+        // That ban was the other one's.
+        good.reaches(server(0, 25));
+    });
+}
+
+#[test]
+fn the_servers_ends_of_a_banned_clients_connections_are_closed() {
+    inside("the_servers_ends_of_a_banned_clients_connections_are_closed", || {
+        let (bad, good) = network();
+        let mut daemon = daemon("[enforcement]\ndestroy_sockets = true\n");
+        daemon.start();
+        let open = [0, 1].map(|family| bad.connect(server(family, SUBMISSION)));
+        let others = [bad.connect(server(0, 443)), good.connect(server(1, SUBMISSION))];
+        open.iter().chain(&others).for_each(alive);
+        let sockets = || run("ss -Htn state established '( sport = :587 or sport = :443 )'").lines().count();
+        assert_eq!(sockets(), 4);
+        daemon.ok(["ban", &bad.v4().to_string(), &bad.v6().to_string()]);
+        wait_for("the connections are closed", || sockets() == 2);
+        open.iter().for_each(dead);
+        others.iter().for_each(alive);
+    });
+}
