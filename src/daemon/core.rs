@@ -136,7 +136,8 @@ impl Core {
             }
             self.keep_time();
             self.write_snapshot_slice();
-            if !more_lines && !more_to_do {
+            // A repair that the tick began does not wait for the next line.
+            if !more_lines && !more_to_do && !self.effects.firewall.is_busy() {
                 self.wait();
             }
         }
