@@ -152,13 +152,9 @@ impl Core {
             }
             self.keep_time();
             self.write_snapshot_slice();
-<<<<<<< HEAD
             self.worst_turn = self.worst_turn.max(begin.elapsed());
-            if !more_lines && !more_to_do {
-=======
             // A repair that the tick began does not wait for the next line.
             if !more_lines && !more_to_do && !self.effects.firewall.is_busy() {
->>>>>>> netns
                 self.wait();
             }
         }
