@@ -154,6 +154,7 @@ fn sum_up(each: Vec<(IpNetwork, Reply)>, done: &str) -> Response {
     for (net, reply) in &each {
         let net = address::display(*net);
         match reply {
+            Reply::Done { changed: 0 } => lines.push(format!("{net} is banned already, and for longer; unban it first to shorten that")),
             Reply::Done { .. } => changed.push(net),
             Reply::Refused(why) => {
                 code = Code::Refused;
