@@ -160,7 +160,9 @@ impl Ledger {
         if self.is_empty() {
             return None;
         }
-        let candidates = self.in_use.keys().filter(|(scope, _)| scope.covers(service));
+        // A network that holds an IPv4 address, in mapped space, is no wider than all of IPv4.
+        let shortest = if bits >> 32 == 0xffff { 96 } else { 0 };
+        let candidates = self.in_use.keys().filter(|(scope, prefix)| *prefix >= shortest && scope.covers(service));
         candidates.filter_map(|(scope, prefix)| self.get(key_around(bits, *scope, *prefix))).find(|entry| entry.covers(at))
     }
 
