@@ -5,7 +5,6 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 #[test]
-#[ignore = "the daemon is being built"]
 fn demo_ends_as_it_tells() {
     if let Some(obstacle) = obstacle() {
         let required = std::env::var_os("MAILWARDEN_REQUIRE_NETNS").is_some_and(|value| value == "1");
