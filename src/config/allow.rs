@@ -53,11 +53,16 @@ pub fn parse_postfix(text: &str) -> Vec<IpNetwork> {
     words.filter_map(|word| IpNetwork::parse(&word.replace(['[', ']'], "")).ok()).collect()
 }
 
-/// Seconds that Postfix has for its answer.
+/// Where `postconf` looks; and the seconds that it has for its answer.
+const POSTFIX_MAIN: &str = "/etc/postfix/main.cf";
 const POSTCONF_SECONDS: &str = "5";
 
 /// Asks Postfix for its networks; `None` when there is no Postfix, or it has no answer.
 pub fn ask_postfix() -> Option<Vec<IpNetwork>> {
+    // An installed Postfix that nobody has configured thinks for a second before it says so.
+    if !Path::new(POSTFIX_MAIN).exists() {
+        return None;
+    }
     let mut command = std::process::Command::new("timeout");
     command.args([POSTCONF_SECONDS, "postconf", "-h", "mynetworks"]).stdin(std::process::Stdio::null());
     let output = command.output().ok()?;

@@ -24,7 +24,7 @@ use crate::time::Timestamp;
 /// Decisions taken from the engine before the other inputs get a turn.
 const DECISIONS_PER_TURN: usize = 4_096;
 /// Lines of the log that one turn may write; of a larger burst the rest is summed up in one line.
-const LOGGED_PER_TURN: usize = 256;
+const LOGGED_PER_TURN: usize = 16;
 /// How often the same trouble with a source is told.
 const REMINDER: Duration = Duration::from_secs(600);
 /// How often what is too old is forgotten on disk.

@@ -47,11 +47,18 @@ pub(super) fn start(options: &Options) -> Result<(Setup, Inbox, ControlThread), 
     let now = clock.now();
     // First of all, so that of two daemons the second one touches nothing.
     let (inbox, control) = inbox::start(config.control.socket.clone(), config.control.group.clone())?;
+    // While the state is read, Postfix is asked: either takes a while.
+    let asking = {
+        let config = config.clone();
+        std::thread::spawn(move || engine_config(&config))
+    };
     let (store, loaded) = Store::open(&config.state.dir, now).map_err(|error| error.to_string())?;
     for notice in &loaded.notices {
         error!("{notice}");
     }
-    let mut engine = Engine::new(EngineConfig { seed: secret::load_or_make(&config.state.dir), ..engine_config(&config) }, now);
+    let engine_config = asking.join().map_err(|_| "asking the host for its addresses and networks failed")?;
+    let trusted = engine_config.allow.mynetworks.clone();
+    let mut engine = Engine::new(EngineConfig { seed: secret::load_or_make(&config.state.dir), ..engine_config }, now);
     engine.restore(&saved_rows(loaded.windows));
     engine.restore_bans(loaded.bans);
     // Before the firewall is compared with the ledger: a ban that is not in there is taken for one that nobody wants.
@@ -62,10 +69,11 @@ pub(super) fn start(options: &Options) -> Result<(Setup, Inbox, ControlThread), 
     let specs = config.sources.on(Host::look(inherited.has(INHERITED_NAME)));
     let trust = trust(&config, &specs);
     let sources = open_sources(&specs, &loaded.cursors, &mut inherited, now)?;
-    info!("{} jails, {} sources, {} bans taken over", config.jails.len(), sources.len(), engine.ban_count());
+    let (jails, sources_open, bans, span) = (config.jails.len(), sources.len(), engine.ban_count(), clock.now().since(now));
+    info!("{jails} jails, {sources_open} sources, {bans} bans taken over in {} ms", span.as_millis());
     let setup = Setup {
         parser_options: parser_options(now),
-        correlator: Correlator::new(config.accounts.clone(), mynetworks(&config)),
+        correlator: Correlator::new(config.accounts.clone(), trusted),
         effects: Effects::new(firewall, store, config.enforcement.destroy_sockets),
         config: Arc::new(config),
         clock,

@@ -41,8 +41,6 @@ pub struct Store {
 pub struct Loaded {
     /// In force at `now`, one for each network and scope.
     pub bans: Vec<Ban>,
-    /// Every network that was banned within the memory, whether it still is or not.
-    pub history: Vec<PastBan>,
     /// Source name and position.
     pub cursors: Vec<(String, String)>,
     pub windows: SavedWindows,
@@ -100,7 +98,7 @@ impl Store {
         file::make_directory(directory, &mut notices);
         let state_path = directory.join("state.db");
         let windows_path = directory.join("windows.db");
-        let (state, (bans, history)) = file::open(&state_path, &state::SCHEMA, &mut notices, |connection| state::load(connection, now))?;
+        let (state, bans) = file::open(&state_path, &state::SCHEMA, &mut notices, |connection| state::load(connection, now))?;
         let (windows, cursors) = file::open(&windows_path, &windows::SCHEMA, &mut notices, windows::load_cursors)?;
         let saved = SavedWindows::new(&windows_path, &windows);
         let store = Store {
@@ -108,7 +106,7 @@ impl Store {
             windows: Writer::start("store-windows", windows_path, &windows::SCHEMA, windows, windows::apply),
             state_path,
         };
-        Ok((store, Loaded { bans, history, cursors, windows: saved, notices }))
+        Ok((store, Loaded { bans, cursors, windows: saved, notices }))
     }
 
     /// Keeps decisions, and the bans that they put in force or lift (unless they were only observed). False when too many wait and

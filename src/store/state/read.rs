@@ -8,26 +8,22 @@ use rusqlite::{Connection, OpenFlags, Row, params};
 
 use super::record::write_subject;
 use crate::engine::decision::{Ban, Cause, Decision, Subject};
+use crate::limits::STORIES_MAX;
 use crate::store::{PastBan, StoreError};
 use crate::time::Timestamp;
 
-/// The bans in force, and the history. A row that makes no sense is left out.
-pub fn load(connection: &Connection, now: Timestamp) -> rusqlite::Result<(Vec<Ban>, Vec<PastBan>)> {
+/// The bans in force; the evidence of the latest ones only, as the ledger keeps no more. A row that makes no sense is left out.
+pub fn load(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<Ban>> {
     // The inner select puts them in the order in which their decisions stand in the file; its LIMIT, which limits nothing, keeps
     // SQLite from merging it into the outer one.
     let mut select = connection.prepare(
-        "SELECT d.id, b.net, b.scope, b.since, b.until, b.earlier, d.jail, d.reason, d.cause, d.evidence
+        "SELECT d.id, b.net, b.scope, b.since, b.until, b.earlier, d.jail, d.reason, d.cause,
+            CASE WHEN d.number > (SELECT max(number) FROM decisions) - ?2 THEN d.evidence END
          FROM (SELECT * FROM bans WHERE lifted IS NULL AND until > ?1 ORDER BY decision LIMIT -1) AS b
          CROSS JOIN decisions d ON d.number = b.decision",
     )?;
-    let bans = select
-        .query_map([now.micros()], |row| Ok(ban(row).ok().flatten()))?
-        .filter_map(Result::transpose)
-        .collect::<rusqlite::Result<_>>()?;
-    let mut select = connection.prepare("SELECT net, scope, earlier, since FROM bans")?;
-    let past =
-        select.query_map([], |row| Ok(past_ban(row).ok().flatten()))?.filter_map(Result::transpose).collect::<rusqlite::Result<_>>()?;
-    Ok((bans, past))
+    let rows = select.query_map(params![now.micros(), STORIES_MAX as i64], |row| Ok(ban(row).ok().flatten()))?;
+    rows.filter_map(Result::transpose).collect()
 }
 
 fn ban(row: &Row<'_>) -> rusqlite::Result<Option<Ban>> {
@@ -84,6 +80,16 @@ impl Reader {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags).map_err(|error| StoreError::sqlite(path, error))?;
         Ok(Reader { path: path.to_owned(), connection })
+    }
+
+    /// Every network that was banned within the memory, whether it still is or not.
+    pub fn history(&self) -> Result<Vec<PastBan>, StoreError> {
+        let select = || -> rusqlite::Result<Vec<PastBan>> {
+            let mut select = self.connection.prepare("SELECT net, scope, earlier, since FROM bans")?;
+            let rows = select.query_map([], |row| Ok(past_ban(row).ok().flatten()))?;
+            rows.filter_map(Result::transpose).collect()
+        };
+        select().map_err(|error| StoreError::sqlite(&self.path, error))
     }
 
     pub fn decisions(&self, query: &DecisionQuery) -> Result<Vec<Decision>, StoreError> {
