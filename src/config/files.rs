@@ -24,6 +24,9 @@ pub struct Paths {
     /// Where state lies and sockets are, unless the configuration says otherwise.
     pub state_dir: PathBuf,
     pub runtime_dir: PathBuf,
+    /// They were named on the command line, and so win over the configuration.
+    pub state_dir_wins: bool,
+    pub runtime_dir_wins: bool,
     /// Somebody named this directory, so it has to exist.
     required: Option<PathBuf>,
 }
@@ -51,6 +54,8 @@ impl Paths {
             filter_dirs: vec![shipped.join("filters"), own.join("filters")],
             state_dir: PathBuf::from("/var/lib/mailwarden"),
             runtime_dir: PathBuf::from("/run/mailwarden"),
+            state_dir_wins: false,
+            runtime_dir_wins: false,
             required: None,
         }
     }

@@ -156,7 +156,8 @@ pub struct State {
 
 impl State {
     pub(super) fn resolve(raw: RawState, paths: &Paths) -> State {
-        State { dir: value_or(raw.dir, paths.state_dir.clone()), snapshot_interval: value_or(raw.snapshot_interval, SNAPSHOT_INTERVAL) }
+        let dir = raw.dir.filter(|_| !paths.state_dir_wins);
+        State { dir: value_or(dir, paths.state_dir.clone()), snapshot_interval: value_or(raw.snapshot_interval, SNAPSHOT_INTERVAL) }
     }
 }
 
@@ -170,7 +171,8 @@ pub struct Control {
 impl Control {
     pub(super) fn resolve(raw: RawControl, paths: &Paths) -> Control {
         let group = raw.group.map(|group| group.value).filter(|group| !group.is_empty());
-        Control { socket: value_or(raw.socket, paths.runtime_dir.join("control.sock")), group }
+        let socket = raw.socket.filter(|_| !paths.runtime_dir_wins);
+        Control { socket: value_or(socket, paths.runtime_dir.join("control.sock")), group }
     }
 }
 

@@ -112,9 +112,11 @@ pub(super) fn paths(options: &Options) -> Paths {
     let mut paths = Paths::choose(options.config.as_deref());
     if let Some(dir) = &options.state_dir {
         paths.state_dir.clone_from(dir);
+        paths.state_dir_wins = true;
     }
     if let Some(dir) = &options.runtime_dir {
         paths.runtime_dir.clone_from(dir);
+        paths.runtime_dir_wins = true;
     }
     paths
 }
