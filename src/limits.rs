@@ -53,3 +53,5 @@ pub const CONTROL_CONNECTIONS_MAX: usize = 64;
 pub const SESSIONS_MAX: usize = 65_536;
 /// Rows that wait for a disk; what comes beyond them is not saved.
 pub const STORE_PENDING_ROWS_MAX: usize = 1_000_000;
+/// Accounts held or locked at once.
+pub const STOPPED_ACCOUNTS_MAX: usize = 10_000;
