@@ -55,3 +55,7 @@ pub const SESSIONS_MAX: usize = 65_536;
 pub const STORE_PENDING_ROWS_MAX: usize = 1_000_000;
 /// Accounts held or locked at once.
 pub const STOPPED_ACCOUNTS_MAX: usize = 10_000;
+/// Bytes of one database of countries or AS numbers; the largest that are sold have 400 MB.
+pub const GEO_FILE_BYTES_MAX: u64 = 1 << 30;
+/// Entries of such a database that are looked at for the names of its fields.
+pub const GEO_PROBES_MAX: usize = 4_096;
