@@ -36,6 +36,10 @@ fn check_main(main: &str, expected: &[&str]) {
     check_files(&[("mailwarden.toml", main)], expected);
 }
 
+fn load_main(main: &str) -> Config {
+    load(&[("mailwarden.toml", main)]).unwrap_or_else(|report| panic!("{report}\n{main}"))
+}
+
 const SOUND: &str = "on = \"auth-failure\"\nmaxretry = 6\n";
 
 fn sound_and(rest: &str) -> String {
@@ -87,6 +91,34 @@ fn unknown_words_get_a_suggestion() {
     check_files(&[("jail.d/a.toml", "[jails.x]\n")], &["jail.d/a.toml:1:2: unknown key \"jails\"", "did you mean \"jail\"?"]);
     check_files(&[("jail.d/a.toml", "[allow]\n")], &["unknown key \"allow\"", "this stands in mailwarden.toml"]);
     check_main("[jail.x]\n", &["mailwarden.toml:1:2: unknown key \"jail\"", "jails stand in jail.d/*.toml"]);
+}
+
+#[test]
+fn look_ups_are_configured() {
+    use mailwarden::geo::{Entry, Listed, Nature};
+    let here = root().join("tests/geo");
+    let text = format!(
+        "[geo]\ndatabase = [\"{0}/city.mmdb\", \"{0}/asn.mmdb\"]\nembedded = false\nrelays = [\"192.0.2.7/24\", \"!AS13335\"]\nmobile = \"AS64500\"\n",
+        here.display()
+    );
+    let geo = load_main(&text).geo;
+    assert_eq!(geo.databases, Some(vec![here.join("city.mmdb"), here.join("asn.mmdb")]));
+    assert!(!geo.embedded);
+    let listed = |text, nature| Listed { entry: Entry::parse(text).unwrap(), nature };
+    let expected = [listed("AS64500", Nature::Mobile), listed("192.0.2.0/24", Nature::Relay), listed("AS13335", Nature::Ordinary)];
+    assert_eq!(geo.listed, expected);
+    assert_eq!(load_main("").geo, mailwarden::geo::Settings::default());
+
+    check_main(
+        "[geo]\nrelays = \"example.org\"\n",
+        &["mailwarden.toml:2:10: \"example.org\" is neither a network nor an AS number", "AS64500"],
+    );
+    check_main("[geo]\nmobile = \"!AS64500\"\n", &["2:10: the list that is shipped has no such entry to take out"]);
+    check_main("[geo]\ndatabase = \"GeoLite2.mmdb\"\n", &["is not an absolute path"]);
+    check_main("[geo]\ndatabase = [\"/a\", \"/a\"]\n", &["/a stands here twice"]);
+    check_main("[geo]\ndatabases = []\n", &["unknown key \"databases\" in [geo]", "did you mean \"database\"?"]);
+    let absent = load_main("[geo]\ndatabase = \"/nowhere/a.mmdb\"\n");
+    assert!(absent.warnings.to_string().contains("mailwarden.toml:2:12: warning: /nowhere/a.mmdb: No such file"), "{}", absent.warnings);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use super::sources::{Begin, Kind};
 use crate::enforce::nft::Feature;
 use crate::engine::jail::{Action, Distinct, KeyPart, Measure, Mode, Scope, Window};
 use crate::event::{EventKind, Reason, Service, words};
+use crate::geo::Entry;
 use crate::source::spec::Facilities;
 
 /// All tables and their keys, for the test of the documentation.
@@ -23,6 +24,7 @@ pub const TABLES: &[(&str, &[&str])] = &[
     ("[bans]", RawBans::KEYS),
     ("[bans.widen]", RawWiden::KEYS),
     ("[[source]]", RawSource::KEYS),
+    ("[geo]", RawGeo::KEYS),
     ("[enforcement]", RawEnforcement::KEYS),
     ("[state]", RawState::KEYS),
     ("[control]", RawControl::KEYS),
@@ -42,6 +44,7 @@ raw! {
         bans: RawBans = "bans",
         sources: Many<RawSource> = "source",
         trust: Named<Many<User>> = "trust",
+        geo: RawGeo = "geo",
         enforcement: RawEnforcement = "enforcement",
         state: RawState = "state",
         control: RawControl = "control",
@@ -101,6 +104,16 @@ raw! {
         command: PathBuf = "command",
         facilities: Many<FacilityName> = "facilities",
         force: bool = "force",
+    }
+}
+
+raw! {
+    RawGeo in "[geo]" {
+        database: Many<PathBuf> = "database",
+        embedded: bool = "embedded",
+        relays: Many<Negatable<Entry>> = "relays",
+        anonymisers: Many<Negatable<Entry>> = "anonymisers",
+        mobile: Many<Negatable<Entry>> = "mobile",
     }
 }
 

@@ -23,7 +23,7 @@ const PLACES: [&str; 7] = [
 ];
 const OPERATORS: [&str; 4] = ["GeoIP2-ISP.mmdb", "GeoLite2-ASN.mmdb", "dbip-asn-lite.mmdb", "ipinfo_lite.mmdb"];
 
-/// Files, table and lists. The default one knows nothing but the lists.
+/// Files, table and lists. The default one knows nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Atlas {
     databases: Vec<Arc<Database>>,

@@ -118,6 +118,11 @@ impl Shared {
         self.0.store(Arc::new(atlas));
     }
 
+    /// As [`Shared::swap`], unless somebody else has done so since `before`.
+    fn swap_if(&self, before: &Arc<Atlas>, atlas: Atlas) {
+        self.0.compare_and_swap(before, Arc::new(atlas));
+    }
+
     pub fn atlas(&self) -> Arc<Atlas> {
         self.0.load_full()
     }
