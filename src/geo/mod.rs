@@ -7,7 +7,6 @@
 //! `ZZ`) and addresses that no database has are nowhere.
 
 mod atlas;
-#[cfg(feature = "geo-embedded")]
 mod embedded;
 pub mod lists;
 mod mmdb;
