@@ -53,6 +53,8 @@ pub const CONTROL_CONNECTIONS_MAX: usize = 64;
 pub const SESSIONS_MAX: usize = 65_536;
 /// Rows that wait for a disk; what comes beyond them is not saved.
 pub const STORE_PENDING_ROWS_MAX: usize = 1_000_000;
+/// Accounts held or locked at once.
+pub const STOPPED_ACCOUNTS_MAX: usize = 10_000;
 /// Bytes of one database of countries or AS numbers; the largest that are sold have 400 MB.
 pub const GEO_FILE_BYTES_MAX: u64 = 1 << 30;
 /// Entries of such a database that are looked at for the names of its fields.

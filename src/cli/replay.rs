@@ -167,7 +167,7 @@ fn as_json(decision: &Decision, out: &mut Vec<u8>) {
         Subject::Account(name) => object.str("account", name),
     };
     object.str("jail", &decision.jail);
-    if matches!(verb, Verb::Ban | Verb::Unban) {
+    if matches!(verb, Verb::Ban | Verb::Unban | Verb::Lock | Verb::Unlock) {
         object.word("scope", decision.scope.as_str());
     }
     if matches!(verb, Verb::Ban | Verb::Lock) && decision.until != Timestamp::NEVER {

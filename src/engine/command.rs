@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 
+use super::account::Hindrance;
 use super::decision::{Ban, Cause, Command, Decision, Reply, Subject, Verb};
 use super::jail::Scope;
 use super::key::Subnet;
@@ -29,6 +30,13 @@ impl Engine {
                 all.sort_by_key(|entry| (entry.since, entry.key()));
                 Reply::Done { changed: self.lift_all(&all, "all bans lifted by the operator") }
             }
+            Command::Lock { account, duration, full, reason } => {
+                let scope = if full { Scope::Auth } else { Scope::Submission };
+                self.stop_by_hand(&account, Hindrance::Locked, scope, duration, &reason)
+            }
+            Command::Unlock { account } => self.free_by_hand(&account, Hindrance::Locked),
+            Command::Hold { account, reason } => self.stop_by_hand(&account, Hindrance::Held, Scope::Submission, None, &reason),
+            Command::Release { account } => self.free_by_hand(&account, Hindrance::Held),
             Command::Undo { since } => self.undo(since.micros()),
         }
     }
@@ -187,6 +195,7 @@ impl Engine {
             let decision = self.decision(Verb::Ban, Subject::Net(ban.net), ban.scope, entry.until, &ban.jail, reason);
             self.push(Decision { cause: Cause::Operator, ..decision });
         }
-        Reply::Done { changed: lifted.len() + back.len() }
+        let freed = self.undo_stops(since);
+        Reply::Done { changed: lifted.len() + back.len() + freed }
     }
 }

@@ -29,7 +29,7 @@ pub struct Decision {
     pub time: Timestamp,
     pub verb: Verb,
     pub subject: Subject,
-    /// Of a ban.
+    /// Of a ban; of a lock, `submission` or `auth`.
     pub scope: Scope,
     /// [`Timestamp::NEVER`]: for ever.
     pub until: Timestamp,
@@ -90,6 +90,24 @@ pub enum Command {
         net: IpNetwork,
     },
     UnbanAll,
+    Lock {
+        account: String,
+        /// `None`: until somebody unlocks it.
+        duration: Option<Duration>,
+        /// Not only sending: nothing can be logged in to.
+        full: bool,
+        reason: String,
+    },
+    Unlock {
+        account: String,
+    },
+    Hold {
+        account: String,
+        reason: String,
+    },
+    Release {
+        account: String,
+    },
     /// Takes back every decision since then.
     Undo {
         since: Timestamp,
@@ -140,7 +158,7 @@ impl Decision {
             ip,
             account,
             jail: &self.jail,
-            scope: matches!(self.verb, Verb::Ban | Verb::Unban).then_some(self.scope),
+            scope: matches!(self.verb, Verb::Ban | Verb::Unban | Verb::Lock | Verb::Unlock).then_some(self.scope),
             until: lasts.then(|| self.until.rfc3339()),
             reason: &self.reason,
             cause: self.cause,

@@ -5,9 +5,10 @@
 //!
 //! The files: `jail` what an operator wrote, `rule` the same compiled; `key` what is counted; `measure` how; `table` where
 //! the counts live; `known` who behaved; `allow` who is never banned; `counting` an event's way through all that; `verdict`
-//! what follows when a limit is reached; `sanction` for how long; `ledger` what is in force; `command` what an operator
+//! what follows when a limit is reached; `sanction` for how long; `ledger` what is in force; `account` the same for submitters; `command` what an operator
 //! wants; `snapshot` and `saving` what outlives a restart; `report` what is shown.
 
+pub mod account;
 pub mod allow;
 mod command;
 mod counting;
@@ -100,6 +101,7 @@ pub struct Engine {
     history: History,
     widening: Widening,
     ledger: Ledger,
+    standings: account::Standings,
     evidence: Evidence,
     forgeries: Forgeries,
     decisions: VecDeque<Decision>,
@@ -168,6 +170,7 @@ impl Engine {
             widening: Widening::new(seed, persist),
             sanction,
             ledger: Ledger::new(bans_max),
+            standings: account::Standings::default(),
             evidence: Evidence::new(),
             forgeries: Forgeries::default(),
             decisions: VecDeque::new(),
@@ -188,6 +191,7 @@ impl Engine {
     pub fn handle_event(&mut self, event: &Event<'_>, now: Timestamp) {
         self.advance(now);
         self.end_bans(ENDED_PER_EVENT);
+        self.end_stops();
         self.at = event.time.micros().clamp(self.now.saturating_sub(LATE_MICROS_MAX), self.now);
         self.totals.events += 1;
         self.count(event);
@@ -197,6 +201,7 @@ impl Engine {
     pub fn handle_timeout(&mut self, now: Timestamp) {
         self.advance(now);
         self.end_bans(ENDED_PER_TIMEOUT);
+        self.end_stops();
         if self.now >= self.next_sweep {
             self.sweep();
             self.next_sweep = self.now.saturating_add(SWEEP_EVERY_MICROS);
@@ -210,7 +215,7 @@ impl Engine {
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let has_rows = !self.known.is_empty() || !self.history.is_empty() || self.groups.iter().any(|group| !group.windows.is_empty());
         let sweep = has_rows.then_some(self.next_sweep);
-        self.ledger.next_end().into_iter().chain(sweep).min().map(Timestamp::from_micros)
+        self.ledger.next_end().into_iter().chain(self.standings.next_end()).chain(sweep).min().map(Timestamp::from_micros)
     }
 
     /// The latest moment that the engine has heard of.

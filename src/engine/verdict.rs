@@ -284,8 +284,13 @@ impl Engine {
 
     pub(super) fn push_unban(&mut self, entry: &Entry, time: i64, reason: &str, cause: Cause) {
         let jail = self.ledger.names.get(entry.jail).to_owned();
-        let mut decision =
+        let decision =
             self.decision(Verb::Unban, Subject::Net(entry.key().subnet.to_network()), entry.scope, entry.until, &jail, reason.to_owned());
+        self.push_at(decision, time, cause);
+    }
+
+    /// A decision of another moment than that of the event at hand.
+    pub(super) fn push_at(&mut self, mut decision: Decision, time: i64, cause: Cause) {
         decision.time = Timestamp::from_micros(time);
         decision.id = decision_id(&decision);
         decision.cause = cause;

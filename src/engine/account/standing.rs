@@ -1,0 +1,209 @@
+//! Whose mail is held, and who is locked: the ledger of accounts.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::engine::Engine;
+use crate::engine::decision::{Cause, Decision, Reply, Subject, Verb};
+use crate::engine::jail::Scope;
+use crate::engine::verdict::end;
+use crate::limits;
+use crate::time::Timestamp;
+
+/// Under which name stands what an operator says.
+const MANUAL: &str = "manual";
+
+/// How a submitter is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Hindrance {
+    /// Its mail is accepted and parked.
+    Held,
+    /// It is refused: at submission only, or wherever it logs in (`Stop::scope`).
+    Locked,
+}
+
+/// A hold or a lock in force.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stop {
+    /// Of the decision.
+    pub id: u64,
+    /// What a lock closes: [`Scope::Submission`] (mail can still be read) or [`Scope::Auth`] (nothing is left).
+    pub scope: Scope,
+    pub since: Timestamp,
+    /// [`Timestamp::NEVER`]: until somebody lifts it.
+    pub until: Timestamp,
+    pub jail: String,
+    pub reason: String,
+    pub cause: Cause,
+    pub evidence: Vec<String>,
+}
+
+/// A submitter that is stopped.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stopped {
+    pub name: String,
+    pub hindrance: Hindrance,
+    pub stop: Stop,
+}
+
+/// All holds and locks in force. Few: bounded by what people can look after.
+#[derive(Debug, Default)]
+pub struct Standings {
+    stops: BTreeMap<(String, Hindrance), Stop>,
+}
+
+impl Standings {
+    #[expect(dead_code, reason = "the risk ladder asks it")]
+    pub fn get(&self, name: &str, hindrance: Hindrance) -> Option<&Stop> {
+        // A borrowed pair cannot be looked up in a map of owned ones.
+        self.stops.get(&(name.to_owned(), hindrance))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.stops.is_empty()
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.stops.len() >= limits::STOPPED_ACCOUNTS_MAX
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = Stopped> {
+        self.stops.iter().map(|((name, hindrance), stop)| Stopped { name: name.clone(), hindrance: *hindrance, stop: stop.clone() })
+    }
+
+    pub fn next_end(&self) -> Option<i64> {
+        self.stops.values().map(|stop| stop.until.micros()).filter(|until| *until != i64::MAX).min()
+    }
+
+    /// True where that changed anything.
+    pub fn enter(&mut self, name: &str, hindrance: Hindrance, stop: Stop) -> bool {
+        let key = (name.to_owned(), hindrance);
+        match self.stops.get(&key) {
+            Some(old) if old.until >= stop.until && wider(old.scope, stop.scope) => false,
+            None if self.is_full() => false,
+            _ => {
+                self.stops.insert(key, stop);
+                true
+            }
+        }
+    }
+
+    pub fn lift(&mut self, name: &str, hindrance: Hindrance) -> Option<Stop> {
+        self.stops.remove(&(name.to_owned(), hindrance))
+    }
+
+    fn pop_ended(&mut self, now: i64) -> Option<Stopped> {
+        let key = self.stops.iter().find(|(_, stop)| stop.until.micros() <= now).map(|(key, _)| key.clone())?;
+        let stop = self.stops.remove(&key)?;
+        let (name, hindrance) = key;
+        Some(Stopped { name, hindrance, stop })
+    }
+}
+
+/// A lock that closes everything is as good as one that closes submission.
+fn wider(old: Scope, new: Scope) -> bool {
+    old == new || old == Scope::Auth
+}
+
+impl Engine {
+    /// Everybody who is held or locked, by name.
+    pub fn stopped(&self) -> impl Iterator<Item = Stopped> {
+        self.standings.iter()
+    }
+
+    /// What the store remembers; no decisions follow.
+    pub fn restore_stopped(&mut self, stopped: Vec<Stopped>) {
+        for Stopped { name, hindrance, stop } in stopped {
+            if stop.until.micros() > self.now {
+                self.standings.enter(&name, hindrance, stop);
+            }
+        }
+    }
+
+    pub(in crate::engine) fn stop_by_hand(
+        &mut self,
+        name: &str,
+        hindrance: Hindrance,
+        scope: Scope,
+        duration: Option<Duration>,
+        reason: &str,
+    ) -> Reply {
+        let reason = match (reason, hindrance) {
+            ("", Hindrance::Held) => "held by the operator",
+            ("", Hindrance::Locked) => "locked by the operator",
+            (reason, _) => reason,
+        };
+        if self.standings.is_full() {
+            return Reply::Refused(format!(
+                "{} accounts are stopped already: more than people can look after",
+                limits::STOPPED_ACCOUNTS_MAX
+            ));
+        }
+        let until = end(self.now, duration);
+        let mut decision = self.decision(hindrance.verb(), Subject::Account(name.to_owned()), scope, until, MANUAL, reason.to_owned());
+        decision.cause = Cause::Operator;
+        Reply::Done { changed: usize::from(self.stop(name, hindrance, decision)) }
+    }
+
+    pub(in crate::engine) fn free_by_hand(&mut self, name: &str, hindrance: Hindrance) -> Reply {
+        let Some(stop) = self.standings.lift(name, hindrance) else { return Reply::NotFound };
+        let reason = if hindrance == Hindrance::Held { "released by the operator" } else { "unlocked by the operator" };
+        self.push_freed(name, hindrance, &stop, self.now, reason, Cause::Operator);
+        Reply::Done { changed: 1 }
+    }
+
+    /// Enters a hold or lock and tells of it, if that changed anything. In observe mode it is only told.
+    pub(in crate::engine) fn stop(&mut self, name: &str, hindrance: Hindrance, decision: Decision) -> bool {
+        let stop = Stop {
+            id: decision.id,
+            scope: decision.scope,
+            since: decision.time,
+            until: decision.until,
+            jail: decision.jail.clone(),
+            reason: decision.reason.clone(),
+            cause: decision.cause,
+            evidence: decision.evidence.clone(),
+        };
+        let changed = decision.observed || self.standings.enter(name, hindrance, stop);
+        if changed {
+            self.push(decision);
+        }
+        changed
+    }
+
+    /// Frees everybody who was stopped since then; how many those are.
+    pub(in crate::engine) fn undo_stops(&mut self, since: i64) -> usize {
+        let undone: Vec<Stopped> = self.standings.iter().filter(|stopped| stopped.stop.since.micros() >= since).collect();
+        for Stopped { name, hindrance, stop } in &undone {
+            self.standings.lift(name, *hindrance);
+            self.push_freed(name, *hindrance, stop, self.now, "undone by the operator", Cause::Operator);
+        }
+        undone.len()
+    }
+
+    /// Lifts what has run out, and says so.
+    pub(in crate::engine) fn end_stops(&mut self) {
+        if self.standings.is_empty() {
+            return;
+        }
+        while let Some(Stopped { name, hindrance, stop }) = self.standings.pop_ended(self.now) {
+            let reason = if hindrance == Hindrance::Held { "the hold is over" } else { "the lock is over" };
+            self.push_freed(&name, hindrance, &stop, stop.until.micros(), reason, Cause::Engine);
+        }
+    }
+
+    pub(in crate::engine) fn push_freed(&mut self, name: &str, hindrance: Hindrance, stop: &Stop, time: i64, reason: &str, cause: Cause) {
+        let verb = if hindrance == Hindrance::Held { Verb::Release } else { Verb::Unlock };
+        let decision = self.decision(verb, Subject::Account(name.to_owned()), stop.scope, time, &stop.jail, reason.to_owned());
+        self.push_at(decision, time, cause);
+    }
+}
+
+impl Hindrance {
+    pub const fn verb(self) -> Verb {
+        match self {
+            Hindrance::Held => Verb::Hold,
+            Hindrance::Locked => Verb::Lock,
+        }
+    }
+}
