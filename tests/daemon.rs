@@ -234,6 +234,7 @@ fn a_new_database_of_countries_is_taken_up_by_a_reload_and_a_broken_one_is_not()
         host.ok(["reload"]);
         wait_for(expected, || host.log().contains(expected));
     }
+    assert!(host.ok(["status", "--json"]).contains("GeoLite2-City"), "the old contents are used");
 }
 
 #[test]

@@ -283,7 +283,7 @@ impl Core {
         self.parser = Parser::new(config.filters.set.clone(), self.parser_options.clone());
         self.correlator.reconfigure(config.accounts.clone(), engine.allow.mynetworks.clone());
         self.engine.reconfigure(engine, self.clock.now());
-        self.geo.take_over(geo, &config, self.clock.now());
+        self.geo.take_over(geo);
         self.effects.reconfigure(config.enforcement.destroy_sockets);
         let mut text = format!("reloaded: {} jails, {} patterns", config.jails.len(), config.filters.set.pattern_count());
         let before = &self.config;

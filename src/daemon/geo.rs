@@ -11,13 +11,18 @@ pub(super) struct Geo {
     watch: Watch,
 }
 
-/// What a reload has opened.
-pub(super) struct Reloaded(Atlas);
+/// What a reload has opened, and a watch from before it did.
+pub(super) struct Reloaded {
+    atlas: Atlas,
+    watch: Watch,
+}
 
 impl Reloaded {
     /// Takes a while. Files that have not changed are taken over.
     pub(super) fn open(config: &Config, now: &Shared) -> Reloaded {
-        Reloaded(open(config, Some(&now.atlas())))
+        // Due at the next tick: what has changed since is not missed.
+        let watch = Watch::new(config.geo.clone(), Timestamp::ZERO);
+        Reloaded { watch, atlas: open(config, Some(&now.atlas())) }
     }
 }
 
@@ -27,9 +32,9 @@ impl Geo {
         Geo { watch, shared: Shared::new(open(config, None)) }
     }
 
-    pub(super) fn take_over(&mut self, Reloaded(atlas): Reloaded, config: &Config, now: Timestamp) {
-        self.watch = Watch::new(config.geo.clone(), now);
-        self.shared.swap(atlas);
+    pub(super) fn take_over(&mut self, reloaded: Reloaded) {
+        self.watch = reloaded.watch;
+        self.shared.swap(reloaded.atlas);
     }
 
     /// Looks whether files have changed, once a minute; a thread opens them.
