@@ -119,8 +119,11 @@ impl Correlator {
         }
     }
 
-    /// The canonical form of an account's name, as an operator writes it.
+    /// The canonical form of a submitter's name, as an operator writes it. One that is no account stands as it is.
     pub fn canonical_name(&mut self, shown: &str) -> String {
+        if ["local:", "client:", "forward:"].iter().any(|kind| shown.starts_with(kind)) {
+            return shown.to_owned();
+        }
         String::from_utf8_lossy(self.canonical.name(shown.as_bytes())).into_owned()
     }
 
