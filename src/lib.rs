@@ -5,6 +5,7 @@
 
 pub mod address;
 pub mod event;
+pub mod geo;
 pub mod limits;
 pub mod time;
 

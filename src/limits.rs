@@ -71,3 +71,13 @@ pub const HELPER_DONE_MAX: usize = 20_000;
 pub const POLICY_REQUEST_BYTES_MAX: usize = 64 * 1024;
 /// Policy connections served at once: more than the smtpd processes of a large host.
 pub const POLICY_CONNECTIONS_MAX: usize = 4_096;
+/// Bytes of one database of countries or AS numbers; the largest that are sold have 400 MB.
+pub const GEO_FILE_BYTES_MAX: u64 = 1 << 30;
+/// Entries of such a database that are looked at for the names of its fields.
+pub const GEO_PROBES_MAX: usize = 4_096;
+/// Submitters with a history.
+pub const SUBMITTERS_MAX: usize = 1_000_000;
+/// Signs kept for the story of one submitter.
+pub const SIGNALS_PER_SUBMITTER_MAX: usize = 12;
+/// Moments in the window of one ratio; a longer one forgets its beginning.
+pub const RATIO_UNITS_PER_KEY_MAX: usize = 4_096;

@@ -1,0 +1,46 @@
+//! The country table in the program itself, so that countries are known without any file.
+//!
+//! The data is the export of IPFire Location, CC BY-SA 4.0, as the Tor project packs it: see NOTICE.
+
+use std::net::IpAddr;
+use std::sync::{Arc, LazyLock};
+
+use tor_geoip::GeoipDb;
+
+use super::Country;
+
+/// When IPFire made the export. Goes with the version of tor-geoip-db in Cargo.lock; a test compares them.
+const BUILT: &str = "2026-09-23";
+
+static TABLE: LazyLock<Arc<GeoipDb>> = LazyLock::new(GeoipDb::new_embedded);
+
+/// `ip` is canonical.
+pub(super) fn country(ip: IpAddr) -> Option<Country> {
+    Country::new(TABLE.lookup_country_code(ip)?.get().as_bytes())
+}
+
+pub(super) fn describe() -> String {
+    format!("built in: IPFire Location (CC BY-SA 4.0), of {BUILT}: country")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_date_is_that_of_the_table() {
+        let lock = include_str!("../../Cargo.lock");
+        assert!(lock.contains("name = \"tor-geoip-db\"\nversion = \"0.1.1\"\n"), "look up the date in the crate's doc/export-info-v4.txt");
+    }
+
+    #[test]
+    fn well_known_addresses_have_a_country() {
+        // Networks of national registries and universities, which do not wander.
+        for (ip, code) in [("193.0.6.139", "NL"), ("130.149.7.201", "DE"), ("2001:67c:2e8::1", "NL"), ("133.11.0.1", "JP")] {
+            assert_eq!(country(ip.parse().unwrap()).unwrap().to_string(), code, "{ip}");
+        }
+        for ip in ["192.0.2.1", "10.0.0.1", "2001:db8::1", "::1"] {
+            assert_eq!(country(ip.parse().unwrap()), None, "{ip}");
+        }
+    }
+}
