@@ -72,13 +72,17 @@ impl Effects {
         }
         let more = decisions.len() == DECISIONS_PER_TURN;
         let (added, removed) = changes(&decisions, now);
-        tell(&decisions, inbox);
+        publish(&decisions, inbox);
+        let (told, untold) =
+            (decisions.iter().take(LOGGED_PER_TURN).cloned().collect::<Vec<_>>(), decisions.len().saturating_sub(LOGGED_PER_TURN));
         // The ledger first: the hand-over costs a microsecond, and the store's thread commits while the kernel is written.
         if !self.store.record(decisions) {
             warn!("the disk is too slow: decisions were given up in the state on disk; enforcement goes on");
         }
         self.firewall.remove(&removed);
         self.firewall.add(&added);
+        // The thread that writes the log would take the processor when it is woken.
+        log_all(&told, untold);
         // Afterwards, or the client would connect again.
         if self.destroy_sockets && !self.firewall.is_dry_run() {
             self.closer.close(&added);
@@ -160,17 +164,21 @@ fn changes(decisions: &[Decision], now: Timestamp) -> (Vec<Element>, Vec<Key>) {
     (added, removed)
 }
 
-fn tell(decisions: &[Decision], inbox: &Inbox) {
-    for decision in decisions.iter().take(LOGGED_PER_TURN) {
+/// `untold`: how many more there were.
+fn log_all(decisions: &[Decision], untold: usize) {
+    for decision in decisions {
         let text = sentence(decision);
         match decision.verb {
             Verb::Alert => warn!("{text}"),
             _ => info!("{text}"),
         }
     }
-    if let Some(rest) = decisions.len().checked_sub(LOGGED_PER_TURN).filter(|rest| *rest > 0) {
-        info!("and {rest} more decisions at once; `mailwarden list` has all bans");
+    if untold > 0 {
+        info!("and {untold} more decisions at once; `mailwarden list` has all bans");
     }
+}
+
+fn publish(decisions: &[Decision], inbox: &Inbox) {
     if inbox.has_monitors() {
         for decision in decisions {
             match serde_json::to_string(&decision.view()) {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -42,6 +42,11 @@ struct Shared {
 const GROUP_ROWS_MAX: usize = 100_000;
 const BURST_ROWS: usize = 1_000;
 const RETRY: Duration = Duration::from_secs(1);
+/// A commit begins when nothing has come for so long: a transaction keeps a processor busy for milliseconds, which just now
+/// the core needs itself.
+const QUIET: Duration = Duration::from_millis(20);
+/// But what waits for the disk waits no longer than this before it is written.
+const GATHER_MAX: Duration = Duration::from_secs(1);
 
 impl<J: Send + 'static> Writer<J> {
     pub fn start(name: &str, path: PathBuf, schema: &'static Schema, condition: Condition, apply: Apply<J>) -> Self {
@@ -153,7 +158,7 @@ impl<J> Worker<J> {
         }
     }
 
-    /// Waits for something to do, then takes what there is.
+    /// Waits for something to do, then takes what comes until it is quiet or somebody waits for the disk.
     fn gather(&mut self, receiver: &Receiver<Message<J>>) -> Gathered {
         if self.shared.health().error.is_some() {
             return self.gather_until(receiver, Instant::now() + RETRY);
@@ -163,11 +168,12 @@ impl<J> Worker<J> {
             Ok(message) => self.take(message),
             Err(_) => return Gathered::Closed,
         }
-        while self.group_rows < GROUP_ROWS_MAX {
-            match receiver.try_recv() {
+        let end = Instant::now() + GATHER_MAX;
+        while self.group_rows < GROUP_ROWS_MAX && self.flushes.is_empty() {
+            match receiver.recv_timeout(QUIET.min(end.saturating_duration_since(Instant::now()))) {
                 Ok(message) => self.take(message),
-                Err(TryRecvError::Empty) => break,
-                Err(TryRecvError::Disconnected) => return Gathered::Closed,
+                Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) => return Gathered::Closed,
             }
         }
         Gathered::Enough
