@@ -110,6 +110,41 @@ words! {
     DeliveryStatus { Sent = "sent", Deferred = "deferred", Bounced = "bounced", Expired = "expired", Other = "other" }
 }
 
+words! {
+    /// How the place that a client comes from stands to the account that it uses.
+    Familiarity {
+        /// There is no history to compare with, or no address.
+        Unknown = "unknown",
+        Known = "known",
+        /// Another provider, in a country that it was used from before or that is not known.
+        NewNetwork = "new-network",
+        NewCountry = "new-country",
+    }
+}
+
+/// What is new about where a client comes from, to the account that it uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Whence {
+    pub familiarity: Familiarity,
+    /// Never used before by that account.
+    pub is_first_country: bool,
+    pub is_first_network: bool,
+    /// Nothing was ever done at that hour of the day.
+    pub is_first_hour: bool,
+    /// How fast its user must have travelled since the last login.
+    pub kilometres_per_hour: u32,
+}
+
+impl Whence {
+    pub const NOWHERE: Whence = Whence {
+        familiarity: Familiarity::Unknown,
+        is_first_country: false,
+        is_first_network: false,
+        is_first_hour: false,
+        kilometres_per_hour: 0,
+    };
+}
+
 /// One fact. Borrowed and `Copy`: its texts live in the batch or in the correlator until the call that receives it returns.
 #[derive(Clone, Copy, Debug)]
 pub struct Event<'a> {
@@ -145,6 +180,14 @@ pub struct Event<'a> {
     pub dsn: Option<&'a [u8]>,
     /// `relay=` of a delivery: `name[addr]:port`, `local`, `none`, …
     pub relay: Option<&'a [u8]>,
+    /// Filled in by the engine.
+    pub whence: Whence,
+    /// Filled in by the engine: many addresses have failed to log in as this account lately.
+    pub besieged: bool,
+    /// Filled in by the engine, where it says something about where the client is.
+    pub country: Option<u16>,
+    /// Filled in by the engine: the number of the client's provider.
+    pub asn: Option<u32>,
     /// The line itself, for evidence; empty for the engine's own events.
     pub line: &'a [u8],
 }
@@ -174,6 +217,10 @@ impl Event<'_> {
             status: None,
             dsn: None,
             relay: None,
+            whence: Whence::NOWHERE,
+            besieged: false,
+            country: None,
+            asn: None,
             line: b"",
         }
     }

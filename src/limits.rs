@@ -59,3 +59,9 @@ pub const STOPPED_ACCOUNTS_MAX: usize = 10_000;
 pub const GEO_FILE_BYTES_MAX: u64 = 1 << 30;
 /// Entries of such a database that are looked at for the names of its fields.
 pub const GEO_PROBES_MAX: usize = 4_096;
+/// Submitters with a history.
+pub const SUBMITTERS_MAX: usize = 1_000_000;
+/// Signs kept for the story of one submitter.
+pub const SIGNALS_PER_SUBMITTER_MAX: usize = 12;
+/// Moments in the window of one ratio; a longer one forgets its beginning.
+pub const RATIO_UNITS_PER_KEY_MAX: usize = 4_096;

@@ -6,10 +6,11 @@ use std::time::Duration;
 use super::accounts::cased;
 use super::conditions;
 use super::files::{self, Texts};
-use super::raw::{Exception, Forgive, Key, RawJail, RawJailFile, RawOverride, RawStep};
+use super::raw::{Exception, Forgive, Key, Limit, RawJail, RawJailFile, RawOverride, RawStep};
 use super::read::{At, Bantime, FromToml, Many, Named, Node, Reader, Wrong};
 use super::report::{Place, Problem, Report, Severity};
 use super::settings::{unplaced, value_or};
+use crate::engine::account::Family;
 use crate::engine::jail::{
     Action, BanSpec, Condition, Distinct, Jail, KeyPart, Measure, Mode, Override, Scope, Step, Test, Unless, Window,
 };
@@ -27,8 +28,7 @@ const NAME_BYTES_MAX: usize = 64;
 /// The engine keeps a bit for each.
 const STEPS_MAX: usize = 16;
 /// Known words that nothing does yet: taking them in silence would promise what does not happen.
-const ACTIONS_TO_COME: [Action; 3] = [Action::Slow, Action::Hold, Action::Lock];
-const DISTINCT_TO_COME: [Distinct; 3] = [Distinct::Country, Distinct::Asn, Distinct::Operator];
+const ACTIONS_TO_COME: [Action; 1] = [Action::Slow];
 
 /// What the jails are checked against.
 pub struct Known<'a> {
@@ -134,6 +134,7 @@ impl Resolver<'_> {
         let conditions = conditions::resolve(raw.conditions, self.known.lowercase, self.report);
         let scope = raw.scope.as_ref().map_or_else(|| default_scope(&on, &conditions), |scope| scope.value);
         self.check_scope(raw.scope.as_ref().map_or(self.name.place, |scope| scope.place), scope, &conditions, &steps);
+        let on_family = on.first().map_or(Family::Login, |kind| Family::of(*kind));
         let has_name = key.iter().any(|part| matches!(part, KeyPart::Account | KeyPart::Submitter | KeyPart::Domain));
         Jail {
             name: self.name.value.clone(),
@@ -149,6 +150,9 @@ impl Resolver<'_> {
             findtime: value_or(raw.findtime, DEFAULT_FINDTIME),
             weight: self.weights(raw.weight),
             steps,
+            min: value_or(raw.min, 0),
+            operators: value_or(raw.operators, 0),
+            family: raw.family.map_or_else(|| on_family, |family| family.value),
             ban: BanSpec { bantime: raw.bantime.map_or(Some(DEFAULT_BANTIME), |At { value: Bantime(span), .. }| span), scope },
             forgive: raw.forgive.is_some_and(|forgive| forgive.value == Forgive::AuthSuccess),
             overrides: self.overrides(raw.overrides, has_name),
@@ -197,10 +201,9 @@ impl Resolver<'_> {
         let Some(ladder) = &raw.steps else {
             let Some(limit) = &raw.limit else { return Vec::new() };
             self.check_limit(limit, measure);
-            self.check_score(raw.score.as_ref());
             let then = list(&raw.then);
             let then = if then.is_empty() && raw.score.is_none() { vec![Action::Ban] } else { then };
-            return vec![Step { limit: limit.value, score: score(raw.score.as_ref()), then }];
+            return vec![Step { limit: limit.value.0, score: score(raw.score.as_ref()), then }];
         };
         for (key, place) in [
             ("limit", raw.limit.as_ref().map(|at| at.place)),
@@ -235,7 +238,6 @@ impl Resolver<'_> {
             return None;
         };
         self.check_limit(limit, measure);
-        self.check_score(raw.score.as_ref());
         let then = list(&raw.then);
         if then.is_empty() && raw.score.is_none() {
             self.error(
@@ -243,25 +245,24 @@ impl Resolver<'_> {
                 Wrong::new("a step that does nothing").help("say what happens with `then`, or how much it weighs with `score`"),
             );
         }
-        Some(Step { limit: limit.value, score: score(raw.score.as_ref()), then })
+        Some(Step { limit: limit.value.0, score: score(raw.score.as_ref()), then })
     }
 
-    fn check_limit(&mut self, limit: &At<u64>, measure: Measure) {
+    fn check_limit(&mut self, limit: &At<Limit>, measure: Measure) {
+        let &At { value: Limit(limit), place } = limit;
         let (most, why) = match measure {
             Measure::Count => (COUNT_LIMIT_MAX, "events are remembered one by one"),
             Measure::Distinct(_) => (DISTINCT_PER_KEY_MAX as u64, "that many different values are remembered"),
             Measure::SumRecipients | Measure::SumBytes => (SUM_LIMIT_MAX, "no sum grows larger"),
+            Measure::RatioBounced | Measure::RatioSpam => (100, "a ratio is in percent"),
+            Measure::BurstRecipients | Measure::BurstMessages => (1_000, "a burst is in times of what is usual"),
+            Measure::New(_) => (1, "something is new or it is not"),
+            Measure::Speed => (100_000, "a speed is in kilometres per hour"),
         };
-        if limit.value == 0 {
-            self.error(limit.place, Wrong::new("a limit of 0 is reached before anything happens").help("1 trips at the first event"));
-        } else if limit.value > most {
-            self.error(limit.place, Wrong::new(format!("a limit above {most}")).help(why));
-        }
-    }
-
-    fn check_score(&mut self, score: Option<&At<u32>>) {
-        if let Some(At { place, .. }) = score {
-            self.error(*place, Wrong::new("`score` is not available yet").help("then = [\"alert\"] tells of it"));
+        if limit == 0 {
+            self.error(place, Wrong::new("a limit of 0 is reached before anything happens").help("1 trips at the first event"));
+        } else if limit > most {
+            self.error(place, Wrong::new(format!("a limit above {most}")).help(why));
         }
     }
 
@@ -282,7 +283,10 @@ impl Resolver<'_> {
                 self.error(place, wrong.help(help));
             }
             if ACTIONS_TO_COME.contains(action) {
-                self.error(place, Wrong::new(format!("\"{action}\" is not available yet")).help("there are: ban, ban-contributors, alert"));
+                self.error(
+                    place,
+                    Wrong::new(format!("\"{action}\" is not available yet")).help("there are: ban, ban-contributors, alert, hold, lock"),
+                );
             }
             if *action == Action::Lock && on.iter().any(|kind| matches!(kind, EventKind::AuthFailure | EventKind::Reject)) {
                 let wrong = Wrong::new("failures never lock an account: an attacker could lock anybody out");
@@ -299,11 +303,6 @@ impl Resolver<'_> {
             Measure::Distinct(Distinct::Account) => Some(KeyPart::Account),
             _ => None,
         };
-        if let Measure::Distinct(what) = measure
-            && DISTINCT_TO_COME.contains(&what)
-        {
-            self.error(place, Wrong::new(format!("measure \"distinct {what}\" is not available yet")));
-        }
         if let Some(part) = same.filter(|part| key.contains(part)) {
             self.error(place, Wrong::new(format!("there is one {part} for each key, so the measure is never above 1")));
         }

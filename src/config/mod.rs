@@ -30,6 +30,7 @@ use raw::RawMain;
 use settings::value_or;
 
 use crate::engine::EngineConfig;
+use crate::engine::account::RiskRules;
 use crate::engine::allow::AllowConfig;
 use crate::engine::jail::Jail;
 
@@ -42,6 +43,7 @@ pub struct Config {
     pub accounts: AccountRules,
     pub allow: Allow,
     pub bans: BanRules,
+    pub risk: RiskRules,
     pub sources: Sources,
     /// On top of what is built in; see [`sources::trust`].
     pub trust: Vec<TrustRule>,
@@ -62,7 +64,13 @@ impl From<&Config> for EngineConfig {
         };
         let (ignore, relays) = (config.allow.ignoreip.clone(), config.allow.relays.clone());
         let allow = AllowConfig { ignore, relays, mynetworks, own: Vec::new() };
-        EngineConfig { jails: config.jails.clone(), allow, sanction: config.bans.sanction(), ..EngineConfig::default() }
+        EngineConfig {
+            jails: config.jails.clone(),
+            allow,
+            sanction: config.bans.sanction(),
+            risk: config.risk.clone(),
+            ..EngineConfig::default()
+        }
     }
 }
 
@@ -85,7 +93,8 @@ fn resolve(texts: &Texts, paths: &Paths, mut report: Report) -> Result<Config, R
     let main = main.unwrap_or_default();
     let filters = filters::load(texts, &mut report);
     let accounts = AccountRules::resolve(value_or(main.accounts, Default::default()), &mut report);
-    let known = jails::Known { filters: filters.as_ref().map(Filters::names), is_partial: texts.is_partial, lowercase: accounts.lowercase };
+    let lowercase = accounts.lowercase;
+    let known = jails::Known { filters: filters.as_ref().map(Filters::names), is_partial: texts.is_partial, lowercase };
     let jails = jails::resolve(texts, &known, &mut report);
     let config = Config {
         jails,
@@ -93,6 +102,7 @@ fn resolve(texts: &Texts, paths: &Paths, mut report: Report) -> Result<Config, R
         accounts,
         allow: Allow::resolve(value_or(main.allow, Default::default()), &mut report),
         bans: BanRules::resolve(value_or(main.bans, Default::default()), &mut report),
+        risk: settings::risk(value_or(main.risk, Default::default()), lowercase, &mut report),
         sources: Sources::resolve(main.sources, paths, &mut report),
         trust: sources::resolve_trust(main.trust, &mut report),
         enforcement: Enforcement::resolve(value_or(main.enforcement, Default::default()), &mut report),

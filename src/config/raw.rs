@@ -11,8 +11,9 @@ use super::read::{Bantime, FromText, FromToml, Many, Named, Negatable, Node, Rea
 use super::settings::{LogLevel, LogTarget};
 use super::sources::{Begin, Kind};
 use crate::enforce::nft::Feature;
-use crate::engine::jail::{Action, Distinct, KeyPart, Measure, Mode, Scope, Window};
-use crate::event::{EventKind, Reason, Service, words};
+use crate::engine::account::Family;
+use crate::engine::jail::{Action, Distinct, KeyPart, Measure, Mode, Novelty, Scope, SubmitterKind, Window};
+use crate::event::{EventKind, Familiarity, Reason, Service, words};
 use crate::source::spec::Facilities;
 
 /// All tables and their keys, for the test of the documentation.
@@ -21,6 +22,7 @@ pub const TABLES: &[(&str, &[&str])] = &[
     ("[accounts]", RawAccounts::KEYS),
     ("[allow]", RawAllow::KEYS),
     ("[bans]", RawBans::KEYS),
+    ("[risk]", RawRisk::KEYS),
     ("[bans.widen]", RawWiden::KEYS),
     ("[[source]]", RawSource::KEYS),
     ("[enforcement]", RawEnforcement::KEYS),
@@ -40,6 +42,7 @@ raw! {
         accounts: RawAccounts = "accounts",
         allow: RawAllow = "allow",
         bans: RawBans = "bans",
+        risk: RawRisk = "risk",
         sources: Many<RawSource> = "source",
         trust: Named<Many<User>> = "trust",
         enforcement: RawEnforcement = "enforcement",
@@ -74,6 +77,21 @@ raw! {
         max: Bantime = "max",
         memory: Duration = "memory",
         widen: RawWiden = "widen",
+    }
+}
+
+raw! {
+    RawRisk in "[risk]" {
+        alert: u32 = "alert",
+        hold: u32 = "hold",
+        lock: u32 = "lock",
+        half_life: Duration = "half_life",
+        lock_time: Duration = "lock_time",
+        locks_per_10_minutes: u32 = "locks_per_10_minutes",
+        locks_per_domain: u32 = "locks_per_domain",
+        locks_per_day: u32 = "locks_per_day",
+        protected: Many<AccountPattern> = "protected",
+        system_users: Many<u32> = "system_users",
     }
 }
 
@@ -155,11 +173,14 @@ raw! {
         key: Key = "key",
         measure: Measure = "measure",
         weight: Named<u32> = "weight",
-        limit: u64 = "limit" | "maxretry",
+        limit: Limit = "limit" | "maxretry",
+        min: u64 = "min",
+        operators: u32 = "operators",
         findtime: Duration = "findtime",
         window: Window = "window",
         then: Many<Action> = "then",
         score: u32 = "score",
+        family: Family = "family",
         steps: Many<RawStep> = "steps",
         bantime: Bantime = "bantime",
         scope: Scope = "scope",
@@ -176,12 +197,15 @@ raw! {
         account: Many<Negatable<AccountPattern>> = "account",
         code: Many<CodeTest> = "code",
         has_account: bool = "has-account",
+        place: Many<Negatable<Familiarity>> = "place",
+        besieged: bool = "besieged",
+        submitter: Many<Negatable<SubmitterKind>> = "submitter",
     }
 }
 
 raw! {
     RawStep in "a step" {
-        limit: u64 = "limit" | "maxretry",
+        limit: Limit = "limit" | "maxretry",
         score: u32 = "score",
         then: Many<Action> = "then",
     }
@@ -219,6 +243,9 @@ word!(Action, "action");
 word!(Scope, "scope");
 word!(Window, "window");
 word!(Exception, "exception");
+word!(Family, "family of signs");
+word!(Familiarity, "place");
+word!(SubmitterKind, "kind of submitter");
 word!(Forgive, "condition for forgiveness");
 
 words! {
@@ -265,10 +292,48 @@ impl FromText for Measure {
             ["distinct"] => Err(Wrong::new("\"distinct\" of what?").help(format!("there are: distinct {}", wanted.join(", distinct ")))),
             ["sum", "recipients"] => Ok(Measure::SumRecipients),
             ["sum", "bytes"] => Ok(Measure::SumBytes),
-            ["ratio" | "speed" | "new" | "burst", ..] => {
-                Err(Wrong::new(format!("measure {text:?} is not available yet")).help("there are: count, distinct, sum"))
+            ["ratio", "bounced"] => Ok(Measure::RatioBounced),
+            ["ratio", "spam"] => Ok(Measure::RatioSpam),
+            ["burst", "recipients"] => Ok(Measure::BurstRecipients),
+            ["burst", "messages"] => Ok(Measure::BurstMessages),
+            ["speed"] => Ok(Measure::Speed),
+            ["new", what] => {
+                let wanted: Vec<&str> = Novelty::ALL.iter().map(|what| what.as_str()).collect();
+                what.parse().map(Measure::New).map_err(|()| Wrong::unknown("thing that can be new", what, &wanted))
             }
-            _ => Err(Wrong::unknown("measure", text, &["count", "distinct account", "distinct network", "sum recipients", "sum bytes"])),
+            _ => Err(Wrong::unknown("measure", text, MEASURES)),
+        }
+    }
+}
+
+const MEASURES: &[&str] = &[
+    "count",
+    "distinct account",
+    "distinct network",
+    "sum recipients",
+    "sum bytes",
+    "ratio bounced",
+    "ratio spam",
+    "burst recipients",
+    "burst messages",
+    "new country",
+    "new network",
+    "new hour",
+    "speed",
+];
+
+/// A limit: a number, which may say what it is a number of (`"12%"`, `"4x"`, `"900km/h"`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit(pub u64);
+
+impl FromToml for Limit {
+    const EXPECTED: &'static str = "a number, or a string such as \"12%\", \"4x\" or \"900km/h\"";
+    fn read(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        let toml::de::DeValue::String(text) = node.get_ref() else { return u64::read(node, reader).map(Limit) };
+        let number = ["%", "x", "km/h"].iter().find_map(|unit| text.strip_suffix(unit)).and_then(|number| number.trim_end().parse().ok());
+        match number {
+            Some(number) => Some(Limit(number)),
+            None => reader.error(node, Wrong::new(format!("{text:?} is no limit")).help("6, \"12%\", \"4x\" or \"900km/h\"")),
         }
     }
 }

@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::accounts::cased;
 use super::files::Paths;
-use super::raw::{RawBans, RawControl, RawEnforcement, RawLog, RawState, RawWiden};
+use super::raw::{RawBans, RawControl, RawEnforcement, RawLog, RawRisk, RawState, RawWiden};
 use super::read::{At, Bantime, word};
 use super::report::{Problem, Report};
 use crate::enforce::nft::{Feature, NftOptions};
+use crate::engine::account::RiskRules;
 use crate::engine::jail::Scope;
 use crate::engine::sanction::{SanctionConfig, WideningConfig};
 use crate::event::words;
@@ -97,6 +99,34 @@ impl Widen {
             findtime: value_or(raw.findtime, default.findtime),
             bantime: value_or(raw.bantime, default.bantime),
         })
+    }
+}
+
+/// What the signs against an account lead to.
+pub(super) fn risk(raw: RawRisk, lowercase: bool, report: &mut Report) -> RiskRules {
+    let default = RiskRules::default();
+    let place = raw.alert.as_ref().or(raw.hold.as_ref()).or(raw.lock.as_ref()).map(|at| at.place);
+    let points = |raw: Option<At<u32>>, default: f64| raw.map_or(default, |at| f64::from(at.value));
+    let (alert, hold, lock) = (points(raw.alert, default.alert), points(raw.hold, default.hold), points(raw.lock, default.lock));
+    if let Some(place) = place.filter(|_| !(1.0 <= alert && alert <= hold && hold <= lock)) {
+        let problem = Problem::error(place, format!("alert {alert}, hold {hold} and lock {lock} do not rise"));
+        report.push(problem.help("an account is alerted on first, then held, then locked: 40, 70, 100"));
+    }
+    if let Some(At { place, .. }) = raw.half_life.as_ref().filter(|at| at.value < Duration::from_secs(60)) {
+        report.push(Problem::error(*place, "a half_life below a minute").help("then nothing ever adds up; 1h is usual"));
+    }
+    let count = |raw: Option<At<u32>>, default: usize| raw.map_or(default, |at| at.value as usize);
+    RiskRules {
+        alert,
+        hold,
+        lock,
+        half_life: value_or(raw.half_life, default.half_life),
+        lock_time: value_or(raw.lock_time, default.lock_time),
+        locks_per_10_minutes: count(raw.locks_per_10_minutes, default.locks_per_10_minutes),
+        locks_per_domain: count(raw.locks_per_domain, default.locks_per_domain),
+        locks_per_day: count(raw.locks_per_day, default.locks_per_day),
+        protected: raw.protected.map_or(default.protected, |list| list.value.0.iter().map(|at| cased(&at.value.0, lowercase)).collect()),
+        system_users: raw.system_users.map_or(default.system_users, |list| unplaced(list.value.0)),
     }
 }
 

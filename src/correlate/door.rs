@@ -94,6 +94,7 @@ impl Correlator {
         let at = self.messages.begin(scope(&self.hasher, seen), seen.queue_id()?, seen.now)?;
         self.messages.get_mut(at)?.flags.set(Flags::KNOWN);
         if let Some(uid) = seen.parsed.uid {
+            self.messages.get_mut(at)?.flags.set(Flags::LOCAL);
             let mut text = [0u8; 16];
             self.messages.set_submitter(at, local_user(uid, &mut text));
         }
@@ -130,10 +131,33 @@ impl Correlator {
             }
             self.messages.get_mut(at)?.flags.set(Flags::CONTINUED);
         }
+        if flags.has(Flags::LOCAL)
+            && let Some(root) = root
+            && self.may_forward(root)
+        {
+            self.sent_on(at);
+        }
         if !flags.has(Flags::TOLD) {
             self.message_ids.remember(hash, at, seen.now);
         }
         Some(at)
+    }
+
+    /// A local user hands in what has just come from outside, under its own message-id: Sieve, or an alias that is a program,
+    /// sends it on. It is nobody's own mail.
+    fn may_forward(&mut self, root: MessageRef) -> bool {
+        let Some(message) = self.messages.get_mut(root) else { return false };
+        let is_from_outside = message.submitter.is_none() && message.ip.is_some() && !message.flags.has(Flags::FORWARDED);
+        if is_from_outside {
+            // Once: whoever writes mail on this host could send thousands under the message-id of one that he got.
+            message.flags.set(Flags::FORWARDED);
+        }
+        is_from_outside
+    }
+
+    fn sent_on(&mut self, at: MessageRef) {
+        let Some(name) = self.messages.submitter(at).and_then(|name| name.strip_prefix(b"local:")).map(<[u8]>::to_vec) else { return };
+        self.messages.set_submitter(at, &[b"forward:", name.as_slice()].concat());
     }
 
     /// A message in the queue is continued once by message-id alone: whoever writes mail on this host chooses the

@@ -50,7 +50,7 @@ pub(super) struct Message {
 
 /// What a message is, as far as its lines have told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Flags(u8);
+pub(super) struct Flags(u16);
 
 impl Flags {
     /// Its beginning was seen: who sent it is known, even if that is nobody in particular.
@@ -69,6 +69,10 @@ impl Flags {
     pub const AWAITS_PROXY: Flags = Flags(64);
     /// One message with the same message-id has already been taken for this one's continuation.
     pub const CONTINUED: Flags = Flags(128);
+    /// A local user handed it in.
+    pub const LOCAL: Flags = Flags(256);
+    /// One message with the same message-id has already been taken for this one, sent on.
+    pub const FORWARDED: Flags = Flags(512);
 
     pub fn has(self, flag: Flags) -> bool {
         self.0 & flag.0 != 0

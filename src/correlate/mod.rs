@@ -201,6 +201,7 @@ impl<'a> Seen<'a> {
             dsn: self.text(Field::Dsn),
             relay: self.text(Field::Relay),
             line: self.line,
+            ..Event::new(kind, parsed.time)
         }
     }
 }

@@ -114,6 +114,7 @@ impl Engine {
         self.allow = Allow::new(&config.allow);
         self.history.reconfigure(&config.sanction);
         self.sanction = config.sanction;
+        self.risk = config.risk;
         self.ledger.set_cap(config.bans_max);
         let mut freed: Vec<Entry> = self
             .ledger

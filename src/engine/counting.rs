@@ -2,15 +2,15 @@
 
 use std::net::IpAddr;
 
-use super::jail::{KeyPart, Unless};
+use super::jail::{KeyPart, Measure, Unless};
 use super::key::{Facets, Subnet, bits_of, representative, spread};
-use super::known::Standing;
+use super::known::{Standing, seconds};
 use super::ledger::BanKey;
-use super::measure::{Addition, RuleTerms};
+use super::measure::{Addition, Firing, RuleTerms, Summary};
 use super::rule::Group;
 use super::verdict::{Refusal, Trip};
 use super::{Engine, Feedback};
-use crate::event::{Event, EventKind, Service};
+use crate::event::{Event, EventKind, Familiarity, Reason, Service};
 use crate::time::Timestamp;
 
 /// Lines of a banned subject are told this long after the ban: until then they may have been on their way.
@@ -120,8 +120,8 @@ impl Engine {
             let touched = places.iter().filter_map(|place| Some(self.groups.get(place.group)?.windows.touch(place.hash)));
             std::hint::black_box(touched.fold(0, u32::wrapping_add));
         }
-        if !places.is_empty() {
-            self.evidence.add(facets.host.map(|host| host.key()), facets.account(), facets.event.line);
+        if !places.is_empty() && is_telling(facets.event) {
+            self.evidence.add(facets.host.map(|host| host.key()), facets.submitter(), facets.event.line);
         }
         for place in &places {
             let addition = Addition { stamp, amount: place.amount, tag: facets.pair_tag(), value: place.value };
@@ -202,8 +202,25 @@ impl Engine {
         let refusal = refusal(group, facets, client, &self.allow, &self.known, now);
         let name = if group.is_by_name() { event.submitter.or(event.account) } else { None };
         let terms = group.terms(now);
+        if group.measure.is_momentary() {
+            self.count_moment(place.group, facets, name, addition);
+            return;
+        }
+        let usual = match group.measure {
+            Measure::BurstRecipients | Measure::BurstMessages => {
+                let history = facets.submitter().and_then(|key| self.submitters.get(key)).map(|record| &record.history);
+                let by_recipients = group.measure == Measure::BurstRecipients;
+                let at = seconds(self.at);
+                Some(history.map_or(0, |history| if by_recipients { history.usual_recipients(at) } else { history.usual_messages(at) }))
+            }
+            _ => None,
+        };
+        let scaled: Vec<Vec<u64>> = usual
+            .map(|usual| group.rules.iter().map(|rule| rule.scaled(rule.limits(name).unwrap_or_default(), usual)).collect())
+            .unwrap_or_default();
         let rules = group.rules.iter().enumerate().filter_map(|(rule, compiled)| {
             let limits = compiled.limits(name)?;
+            let limits = scaled.get(rule).map_or(limits, Vec::as_slice);
             let clears = if refusal.is_some() { compiled.bans_contributors } else { compiled.bans | compiled.bans_contributors };
             let own = origin.is_some_and(|origin| origin == compiled.jail.name);
             (!own).then(|| RuleTerms { rule, slot: compiled.slot, cutoff: compiled.span.cutoff(now), limits, clears })
@@ -222,6 +239,24 @@ impl Engine {
         }
     }
 
+    /// A jail that sees one event at a time.
+    fn count_moment(&mut self, index: usize, facets: &mut Facets<'_>, name: Option<&[u8]>, addition: &Addition) {
+        let Some(group) = self.groups.get_mut(index) else { return };
+        group.counted += 1;
+        let mut fired = std::mem::take(&mut self.fired);
+        for (rule, compiled) in group.rules.iter().enumerate() {
+            let reached = compiled.limits(name).unwrap_or_default().iter().take_while(|limit| **limit <= addition.amount).count();
+            if reached > 0 {
+                let summary = Summary { first: addition.stamp, ..Summary::default() };
+                fired.push(Firing { rule, from: 0, to: reached, total: addition.amount, summary });
+            }
+        }
+        for firing in fired.drain(..) {
+            self.act(Trip { group: index, firing, refusal: None }, facets);
+        }
+        self.fired = fired;
+    }
+
     fn succeeded(&mut self, facets: &mut Facets<'_>, stamp: i64) {
         let (now, tag) = (self.now, facets.pair_tag());
         let account = facets.account();
@@ -236,7 +271,9 @@ impl Engine {
                 }
             }
         }
-        if let Some(host) = facets.host {
+        // A thief's login works as well: an address in a country where the account never was is no acquaintance yet.
+        let is_strange = facets.event.whence.familiarity == Familiarity::NewCountry;
+        if let Some(host) = facets.host.filter(|_| !is_strange) {
             self.known.succeeded(host, account, stamp, now);
         }
     }
@@ -259,6 +296,15 @@ impl Engine {
             self.ledger.patch(key, |entry| entry.ineffective = true);
             self.alert_ineffective(&entry, event, stamp);
         }
+    }
+}
+
+/// A line that somebody will want to see. What everybody does all day would push out the rest.
+fn is_telling(event: &Event<'_>) -> bool {
+    match event.kind {
+        EventKind::AuthSuccess | EventKind::Message => event.whence.familiarity >= Familiarity::NewNetwork,
+        EventKind::Delivery => !matches!(event.reason, Reason::None | Reason::Temporary | Reason::Greylist),
+        _ => true,
     }
 }
 

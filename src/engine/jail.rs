@@ -8,7 +8,8 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use crate::event::{EventKind, Reason, Service, words};
+use super::account::Family;
+use crate::event::{EventKind, Familiarity, Reason, Service, words};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Jail {
@@ -31,6 +32,12 @@ pub struct Jail {
     pub weight: Vec<(Reason, u32)>,
     /// By rising limit; never empty.
     pub steps: Vec<Step>,
+    /// A `ratio` says nothing about fewer deliveries, a `burst` about a smaller sum.
+    pub min: u64,
+    /// A `ratio` counts only where so many different providers refused.
+    pub operators: u32,
+    /// Of which kind a sign its score is.
+    pub family: Family,
     pub ban: BanSpec,
     /// A success of the same (ip, account) clears that pair's failures.
     pub forgive: bool,
@@ -64,6 +71,11 @@ pub enum Test {
     Code(Vec<u16>),
     /// The event names an account (true) or does not (false).
     HasAccount(bool),
+    /// How the client's place stands to the account.
+    Place(Vec<Familiarity>),
+    /// Many addresses have failed to log in as the account lately (true), or not.
+    Besieged(bool),
+    Submitter(Vec<SubmitterKind>),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,6 +100,23 @@ words! {
 }
 
 words! {
+    SubmitterKind {
+        Account = "account",
+        /// A web site, or another local user.
+        Local = "local",
+        /// Needs no login.
+        Client = "client",
+        /// Sends on what came from outside.
+        Forward = "forward",
+    }
+}
+
+words! {
+    /// What can be `new` to an account.
+    Novelty { Country = "country", Network = "network", Hour = "hour" }
+}
+
+words! {
     /// What `distinct` tells apart.
     Distinct {
         Ip = "ip",
@@ -107,6 +136,29 @@ pub enum Measure {
     Distinct(Distinct),
     SumRecipients,
     SumBytes,
+    /// Recipients that do not exist, or whose server calls the message spam, in percent of all.
+    RatioBounced,
+    /// Only the latter.
+    RatioSpam,
+    /// Times the submitter's own busiest hour.
+    BurstRecipients,
+    BurstMessages,
+    /// Each time that something is new.
+    New(Novelty),
+    /// In kilometres per hour, from one login to the next.
+    Speed,
+}
+
+impl Measure {
+    /// Sees one event at a time and needs no window.
+    pub const fn is_momentary(self) -> bool {
+        matches!(self, Measure::New(_) | Measure::Speed)
+    }
+
+    /// Its limit is a multiple of what is usual.
+    pub const fn is_relative(self) -> bool {
+        matches!(self, Measure::BurstRecipients | Measure::BurstMessages)
+    }
 }
 
 words! {

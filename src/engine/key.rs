@@ -171,7 +171,7 @@ impl<'a> Facets<'a> {
         self.account
     }
 
-    fn submitter(&mut self) -> Option<u128> {
+    pub fn submitter(&mut self) -> Option<u128> {
         match self.event.submitter {
             None => self.account(),
             Some(name) => {

@@ -58,6 +58,7 @@ pub struct EngineConfig {
     pub jails: Vec<Jail>,
     pub allow: AllowConfig,
     pub sanction: SanctionConfig,
+    pub risk: account::RiskRules,
     /// The host's secret: names are hashed under it. Must be the same after a restart for saved windows to be found.
     pub seed: Seed,
     /// Keep track of changes for snapshots.
@@ -74,6 +75,7 @@ impl Default for EngineConfig {
             jails: Vec::new(),
             allow: AllowConfig::default(),
             sanction: SanctionConfig::default(),
+            risk: account::RiskRules::default(),
             seed: Seed::default(),
             persist: false,
             enforced: true,
@@ -103,6 +105,13 @@ pub struct Engine {
     widening: Widening,
     ledger: Ledger,
     standings: account::Standings,
+    submitters: account::Submitters,
+    risk: account::RiskRules,
+    /// Locks of the last day.
+    locks_made: VecDeque<account::Spent>,
+    /// Accounts are only watched: what would be done is told.
+    accounts_observed: bool,
+    geo: Arc<dyn crate::geo::Look>,
     evidence: Evidence,
     forgeries: Forgeries,
     decisions: VecDeque<Decision>,
@@ -154,7 +163,7 @@ const ENDED_PER_TIMEOUT: usize = 1_024;
 
 impl Engine {
     pub fn new(config: EngineConfig, now: Timestamp) -> Engine {
-        let EngineConfig { jails, allow, sanction, seed, persist, enforced, keys_per_table_max, bans_max } = config;
+        let EngineConfig { jails, allow, sanction, risk, seed, persist, enforced, keys_per_table_max, bans_max } = config;
         let groups = Group::compile(jails, seed, keys_per_table_max, persist);
         Engine {
             now: now.micros().max(0),
@@ -172,6 +181,11 @@ impl Engine {
             sanction,
             ledger: Ledger::new(bans_max),
             standings: account::Standings::default(),
+            submitters: account::Submitters::new(seed, persist),
+            risk,
+            locks_made: VecDeque::new(),
+            accounts_observed: false,
+            geo: Arc::new(crate::geo::Nowhere),
             evidence: Evidence::new(),
             forgeries: Forgeries::default(),
             decisions: VecDeque::new(),
@@ -195,7 +209,19 @@ impl Engine {
         self.end_stops();
         self.at = event.time.micros().clamp(self.now.saturating_sub(LATE_MICROS_MAX), self.now);
         self.totals.events += 1;
-        self.count(event);
+        let event = self.in_context(event);
+        self.count(&event);
+        self.learn(&event);
+    }
+
+    /// Where addresses are looked up; at first nowhere is known.
+    pub fn set_geo(&mut self, geo: Arc<dyn crate::geo::Look>) {
+        self.geo = geo;
+    }
+
+    /// While that is so, accounts are only watched: what would be done about them is told.
+    pub fn observe_accounts(&mut self, observed: bool) {
+        self.accounts_observed = observed;
     }
 
     /// Call when [`Engine::poll_timeout`] says so; earlier or later does no harm.
@@ -252,6 +278,7 @@ impl Engine {
         }
         self.known.sweep(SWEEP_BUCKETS, now);
         self.history.sweep(SWEEP_BUCKETS, now);
+        self.submitters.sweep(SWEEP_BUCKETS, now);
         if let Some(config) = &self.sanction.widening {
             let aging = Widening::terms(config, now).aging(u64::MAX);
             self.widening.windows_mut().sweep(SWEEP_BUCKETS, &aging);

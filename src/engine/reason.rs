@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::jail::Measure;
-use crate::event::EventKind;
+use super::jail::{Jail, Measure};
+use crate::event::{Event, EventKind, Familiarity};
 
 /// `8m12s`, `3h`, `2d4h`: the two largest units.
 pub fn span(micros: i64) -> String {
@@ -32,7 +32,37 @@ pub fn what(kind: EventKind, measure: Measure) -> String {
         Measure::SumBytes => "bytes".to_owned(),
         Measure::Distinct(of) => format!("different {} in {}", plural(of.as_str()), events(kind)),
         Measure::Count => events(kind).to_owned(),
+        Measure::RatioBounced => "percent refused".to_owned(),
+        Measure::RatioSpam => "percent called spam".to_owned(),
+        Measure::BurstRecipients => "recipients".to_owned(),
+        Measure::BurstMessages => "messages".to_owned(),
+        Measure::New(what) => format!("new {what}"),
+        Measure::Speed => "km/h".to_owned(),
     }
+}
+
+/// One sign of a story: what was seen, in words that a customer understands.
+pub fn sign(jail: &Jail, event: &Event<'_>, total: u64) -> String {
+    let mut text = match jail.measure {
+        Measure::New(what) => format!("first login from a new {what}"),
+        Measure::Speed => format!("two logins that need a journey at {total} km/h"),
+        Measure::RatioBounced => format!("{total} % of the recipients refused"),
+        Measure::RatioSpam => format!("{total} % of the mail called spam by other providers"),
+        measure => format!("{total} {} in {}", what(event.kind, measure), span(jail.findtime.as_micros() as i64)),
+    };
+    match event.whence.familiarity {
+        Familiarity::NewCountry if !matches!(jail.measure, Measure::RatioBounced | Measure::RatioSpam) => {
+            text.push_str(" from a country new to the account")
+        }
+        Familiarity::NewNetwork if !matches!(jail.measure, Measure::RatioBounced | Measure::RatioSpam) => {
+            text.push_str(" from a network new to the account")
+        }
+        _ => {}
+    }
+    if let Some([first, second]) = event.country.map(u16::to_be_bytes).filter(|_| event.whence.familiarity == Familiarity::NewCountry) {
+        text.push_str(&format!(" ({}{})", char::from(first), char::from(second)));
+    }
+    text
 }
 
 const fn events(kind: EventKind) -> &'static str {

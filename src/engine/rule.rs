@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::jail::{Action, Condition, Distinct, Jail, KeyPart, Measure, Override, Test, Unless};
+use super::account::{Kind, network};
+use super::counting::is_failure;
+use super::jail::{Action, Condition, Distinct, Jail, KeyPart, Measure, Novelty, Override, SubmitterKind, Test, Unless};
 use super::key::{Facets, bits_of, domain, name_key};
 use super::key::{Seed, Subnet};
 use super::measure::count::Small;
-use super::measure::{Group as Same, SHARERS_MAX, Span, Terms, Windows};
+use super::measure::{Group as Same, SHARERS_MAX, Span, Terms, Windows, ratio};
 use crate::event::{Event, EventKind, Reason, Service};
 
 /// Steps of one jail; `config` refuses more.
@@ -65,6 +67,8 @@ struct Matcher {
     /// One bit for each service and each reason that all conditions about them let pass: most events are told apart by these.
     services: u64,
     reasons: u64,
+    /// Reasons that are nobody's offence: as failures they count only where a jail names them.
+    forgiven: u64,
     /// The other conditions.
     conditions: Vec<Compiled>,
     weak: bool,
@@ -156,20 +160,40 @@ impl Group {
             Measure::Distinct(_) => 1,
             Measure::SumRecipients => u64::from(event.recipients),
             Measure::SumBytes => event.bytes,
+            Measure::BurstRecipients => u64::from(event.recipients),
+            Measure::BurstMessages => u64::from(event.kind == EventKind::Message),
+            Measure::RatioBounced | Measure::RatioSpam => {
+                u64::from(event.kind == EventKind::Delivery && (event.recipients > 0 || is_refused(event)))
+            }
+            Measure::New(novelty) => u64::from(match novelty {
+                Novelty::Country => event.whence.is_first_country,
+                Novelty::Network => event.whence.is_first_network,
+                Novelty::Hour => event.whence.is_first_hour,
+            }),
+            Measure::Speed => u64::from(event.whence.kilometres_per_hour),
         }
     }
 
     /// What a `distinct` tells apart; `None` where the event lacks it.
     pub fn value(&self, facets: &mut Facets<'_>, seed: Seed) -> Option<u128> {
-        let Measure::Distinct(of) = self.measure else { return Some(0) };
+        let of = match self.measure {
+            Measure::Distinct(of) => of,
+            Measure::RatioBounced | Measure::RatioSpam => {
+                let event = facets.event;
+                let is_bad = is_refused(event) && (self.measure == Measure::RatioBounced || event.reason != Reason::UnknownRecipient);
+                return Some(ratio::value(event.recipients > 0, is_bad, event.relay.and_then(operator).unwrap_or(0)));
+            }
+            _ => return Some(0),
+        };
         match of {
             // By address: the network is worked out when it is counted, so that contributors are remembered.
             Distinct::Ip | Distinct::Network => facets.host.map(|host| host.key()),
             Distinct::Account => facets.account(),
             Distinct::Recipient => facets.event.recipient.map(|name| name_key(seed, &name.to_ascii_lowercase())),
             Distinct::RecipientDomain => facets.event.recipient.and_then(domain).map(|name| name_key(seed, &name.to_ascii_lowercase())),
-            // Need look-ups that come later; until then such a jail counts nothing.
-            Distinct::Country | Distinct::Asn | Distinct::Operator => None,
+            Distinct::Country => facets.event.country.map(u128::from),
+            Distinct::Asn => facets.event.asn.map(u128::from),
+            Distinct::Operator => facets.event.relay.and_then(operator).map(u128::from),
         }
     }
 
@@ -188,7 +212,9 @@ impl Group {
         let horizon = self.rules.iter().map(|rule| rule.span.cutoff(now)).min().unwrap_or(now);
         let (need, sharers) = (self.need, self.sharers);
         let group = if let Measure::Distinct(of) = self.measure { of.group() } else { Same::Name };
-        Terms { now, horizon, need, sharers, group }
+        let min = self.rules.iter().map(|rule| rule.jail.min).max().unwrap_or(0);
+        let operators = self.rules.iter().map(|rule| rule.jail.operators).max().unwrap_or(0);
+        Terms { now, horizon, need, sharers, group, min, operators }
     }
 }
 
@@ -220,7 +246,23 @@ impl Rule {
         self.overrides.get(name).or_else(|| self.overrides.get(domain?))
     }
 
+    /// Limits in times of what is usual, as sums; at least the minimum, and as much more for each further step.
+    pub fn scaled(&self, limits: &[u64], usual: u64) -> Vec<u64> {
+        let floor = self.jail.min.max(1);
+        let mut sums: Vec<u64> = Vec::with_capacity(limits.len());
+        for limit in limits {
+            // A step further needs that much more, also where the minimum decides.
+            let first = limits.first().copied().unwrap_or(1).max(1);
+            let least = floor.saturating_mul(*limit) / first;
+            sums.push(usual.saturating_mul(*limit).max(least));
+        }
+        sums
+    }
+
     fn highest_limit(&self) -> u64 {
+        if self.jail.measure.is_relative() {
+            return u64::MAX;
+        }
         let overridden = self.overrides.values().filter_map(|limits| if let Limits::These(limits) = limits { limits.last() } else { None });
         self.limits.last().into_iter().chain(overridden).copied().max().unwrap_or(0)
     }
@@ -265,13 +307,13 @@ impl Matcher {
                 |condition: &Condition| !condition.negated && matches!(&condition.test, Test::Reason(reasons) if reasons.contains(&reason));
             jail.conditions.iter().any(in_where) || jail.weight.iter().any(|(weighted, _)| *weighted == reason)
         };
-        // Nobody's offence: these count only where a jail names them.
         let forgiven = [Reason::Temporary, Reason::Greylist].into_iter().filter(|reason| !names(*reason));
         let mut matcher = Matcher {
             on: jail.on.clone(),
             filters: jail.filters.clone(),
             services: u64::MAX,
-            reasons: !bits(forgiven.map(|reason| reason as u8)),
+            reasons: u64::MAX,
+            forgiven: bits(forgiven.map(|reason| reason as u8)),
             conditions: Vec::new(),
             weak: jail.weak,
             unless: jail.unless,
@@ -290,6 +332,7 @@ impl Matcher {
     fn matches(&self, event: &Event<'_>) -> bool {
         (self.services >> event.service as u8) & (self.reasons >> event.reason as u8) & 1 != 0
             && (!event.weak || self.weak)
+            && !(is_failure(event.kind) && self.forgiven >> event.reason as u8 & 1 != 0)
             && (self.filters.is_empty() || self.filters.iter().any(|filter| filter == event.filter))
             && self.conditions.iter().all(|condition| condition.holds(event))
     }
@@ -328,9 +371,37 @@ impl CompiledTest {
                 codes.iter().any(|code| event.code == *code || *code < 10 && event.code != 0 && event.code / 100 == *code)
             }
             CompiledTest::Plain(Test::HasAccount(wanted)) => event.account.is_some() == *wanted,
+            CompiledTest::Plain(Test::Place(places)) => places.contains(&event.whence.familiarity),
+            CompiledTest::Plain(Test::Besieged(wanted)) => event.besieged == *wanted,
+            CompiledTest::Plain(Test::Submitter(kinds)) => {
+                event.submitter.or(event.account).is_some_and(|name| kinds.iter().any(|kind| is_kind(*kind, Kind::of(name))))
+            }
             CompiledTest::Plain(Test::Ip(_) | Test::Service(_) | Test::Reason(_)) => false,
         }
     }
+}
+
+/// The recipient will never get it, and it is the sender who should have known.
+pub fn is_refused(event: &Event<'_>) -> bool {
+    event.kind == EventKind::Delivery && matches!(event.reason, Reason::UnknownRecipient | Reason::Content | Reason::Rbl)
+}
+
+/// Who runs the server that a message was given to: one vote for each provider's range, so that nobody has many.
+fn operator(relay: &[u8]) -> Option<u32> {
+    let open = memchr::memchr(b'[', relay)?;
+    let close = open + memchr::memchr(b']', relay.get(open..)?)?;
+    let ip = std::str::from_utf8(relay.get(open + 1..close)?).ok()?.parse().ok()?;
+    Some(network(ip))
+}
+
+const fn is_kind(kind: SubmitterKind, name: Kind) -> bool {
+    matches!(
+        (kind, name),
+        (SubmitterKind::Account, Kind::Account)
+            | (SubmitterKind::Local, Kind::Local(_))
+            | (SubmitterKind::Client, Kind::Client)
+            | (SubmitterKind::Forward, Kind::Forward)
+    )
 }
 
 fn is_named(name: &str, account: &[u8]) -> bool {

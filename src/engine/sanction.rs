@@ -250,7 +250,15 @@ impl Widening {
 
     pub fn terms(config: &WideningConfig, now: i64) -> Terms {
         let within = i64::try_from(config.within.as_micros()).unwrap_or(i64::MAX);
-        Terms { now, horizon: now.saturating_sub(within), need: u64::MAX, sharers: 1, group: super::measure::Group::Name }
+        Terms {
+            now,
+            horizon: now.saturating_sub(within),
+            need: u64::MAX,
+            sharers: 1,
+            group: super::measure::Group::Name,
+            min: 0,
+            operators: 0,
+        }
     }
 
     /// `part` was banned. `is_free` tells whether a network may be banned at all.

@@ -16,7 +16,7 @@ const AHEAD_MICROS_MAX: i64 = 86_400_000_000;
 pub(super) struct Saving {
     /// Rows made already.
     ready: VecDeque<SnapshotRow>,
-    /// Which table is being written: the groups, and then the four of [`Fixed`].
+    /// Which table is being written: the groups, and then those of [`Fixed`].
     stage: usize,
 }
 
@@ -27,13 +27,15 @@ enum Fixed {
     Networks,
     History,
     Widening,
+    Submitters,
 }
 
-const FIXED: [(Fixed, &str); 4] = [
+const FIXED: [(Fixed, &str); 5] = [
     (Fixed::Hosts, "known addresses"),
     (Fixed::Networks, "known networks"),
     (Fixed::History, "earlier bans"),
     (Fixed::Widening, "widening"),
+    (Fixed::Submitters, "submitters"),
 ];
 /// The clock and the bans made at that moment (key 0), and the names of the jails of each group (key: its id).
 const ABOUT: &str = "about";
@@ -54,6 +56,7 @@ impl Engine {
         self.known.networks_mut().freeze();
         self.history.table_mut().freeze();
         self.widening.windows_mut().freeze();
+        self.submitters.table_mut().freeze();
         self.saving = Some(Saving { ready, stage: 0 });
     }
 
@@ -113,6 +116,7 @@ impl Engine {
                 Some(Fixed::Hosts) => self.known.restore_host(row.key, &row.value, now),
                 Some(Fixed::Networks) => self.known.restore_network(row.key, &row.value, now),
                 Some(Fixed::History) => self.history.restore(row.key, &row.value, now),
+                Some(Fixed::Submitters) => self.submitters.restore(row.key, &row.value, now),
                 Some(Fixed::Widening) => {
                     let terms = Widening::terms(&widening_config(&self.sanction), now);
                     self.widening.windows_mut().restore(row.key, &row.value, &SAME_SLOTS, &terms)
@@ -162,6 +166,7 @@ impl Engine {
             Fixed::Networks => self.known.networks_mut().write_frozen(max, now, emit),
             Fixed::History => self.history.table_mut().write_frozen(max, now, emit),
             Fixed::Widening => self.widening.windows_mut().write_frozen(max, now, emit),
+            Fixed::Submitters => self.submitters.table_mut().write_frozen(max, now, emit),
         })
     }
 }

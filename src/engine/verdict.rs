@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use siphasher::sip::SipHasher13;
 
+use super::account::Sign;
 use super::counting::is_failure;
 use super::decision::{Cause, Decision, Subject, Verb};
-use super::jail::{Action, Jail, KeyPart, Scope};
+use super::jail::{Action, Distinct, Jail, KeyPart, Measure, Mode, Scope};
 use super::key::{Facets, Host, Subnet};
 use super::ledger::{Added, BanKey, Entry};
 use super::measure::Firing;
@@ -72,6 +73,7 @@ impl Engine {
         let Some(case) = self.case(&trip, facets) else { return };
         let jail = case.jail.clone();
         let steps = jail.steps.get(trip.firing.from..trip.firing.to).unwrap_or_default();
+        self.score(&case, &trip, facets);
         for action in steps.iter().flat_map(|step| &step.then) {
             match action {
                 Action::Ban => match (trip.refusal, case.network) {
@@ -85,6 +87,29 @@ impl Engine {
                 Action::Lock if case.from_failures => self.alert(&case, Some("an account is never locked for failures")),
                 Action::Lock => self.decide(&case, Verb::Lock),
             }
+        }
+    }
+
+    /// What the steps say against the submitter, or against every account that a strange address entered.
+    fn score(&mut self, case: &Case, trip: &Trip, facets: &mut Facets<'_>) {
+        let jail = &case.jail;
+        if case.from_failures && jail.measure == Measure::Distinct(Distinct::Network) && jail.key == [KeyPart::Account] {
+            if let Some(name) = facets.event.account {
+                self.besiege(name);
+            }
+            return;
+        }
+        let steps = jail.steps.get(trip.firing.from..trip.firing.to).unwrap_or_default();
+        let points: u32 = steps.iter().map(|step| step.score).sum();
+        if points == 0 || case.from_failures || jail.mode == Mode::Observe {
+            return;
+        }
+        let text = reason::sign(jail, facets.event, trip.firing.total);
+        let sign = |text| Sign { jail: &jail.name, family: jail.family, points, text, evidence: &case.evidence };
+        let by_name = jail.key.iter().any(|part| matches!(part, KeyPart::Account | KeyPart::Submitter));
+        match (facets.submitter(), facets.event.submitter.or(facets.event.account)) {
+            (Some(key), Some(name)) if by_name => self.suspect(key, Some(name), sign(text)),
+            _ => trip.firing.summary.names.iter().for_each(|key| self.suspect(*key, None, sign(text.clone()))),
         }
     }
 
@@ -109,7 +134,7 @@ impl Engine {
         let by_address = group.parts.iter().any(|part| matches!(part, KeyPart::Ip | KeyPart::Network));
         let evidence = match (by_address, facets.host) {
             (true, Some(host)) => self.evidence.of_host(host.key()),
-            _ => facets.account().map(|account| self.evidence.of_account(account)).unwrap_or_default(),
+            _ => facets.submitter().map(|name| self.evidence.of_account(name)).unwrap_or_default(),
         };
         let evidence = if evidence.is_empty() { own_line(event) } else { evidence };
         let network = target(&group.parts, facets.host);
@@ -176,6 +201,24 @@ impl Engine {
                 self.feedback.push_back(Feedback { host: Host::from_key(subnet.bits), service: case.service, jail: case.jail.clone() });
             }
             self.widen(subnet, key.scope, until);
+        }
+    }
+
+    /// A ban that no jail makes.
+    pub(super) fn ban_for(&mut self, subnet: Subnet, scope: Scope, duration: Duration, origin: &str, reason: String) {
+        let (now, key) = (self.at, BanKey { subnet, scope });
+        let earlier = self.history.earlier(subnet, now);
+        let until = end(now, self.sanction.duration(Some(duration), earlier));
+        let mut decision = self.decision(Verb::Ban, Subject::Net(subnet.to_network()), scope, until, origin, reason);
+        decision.evidence = self.evidence.of_host(Host::from_key(subnet.bits).key());
+        let entry = Entry {
+            jail: self.ledger.names.number(origin),
+            count: 1,
+            earlier: u8::try_from(earlier).unwrap_or(u8::MAX),
+            ..Entry::new(key, decision.id, now, until)
+        };
+        if self.enforce(entry, decision) == Added::New {
+            self.history.note(subnet, now, now);
         }
     }
 

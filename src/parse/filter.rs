@@ -179,6 +179,8 @@ struct RawPattern {
 #[serde(deny_unknown_fields)]
 struct RawReason {
     text: Option<String>,
+    #[serde(default)]
+    contains: Option<OneOrMany>,
     code: Option<String>,
     dsn: Option<String>,
     reason: Spanned<String>,
@@ -340,16 +342,18 @@ impl Report<'_> {
         let span = raw.span();
         let raw = raw.into_inner();
         let reason = self.word(&raw.reason, "reason", Reason::ALL)?;
-        if raw.text.is_none() && raw.code.is_none() && raw.dsn.is_none() {
+        if raw.text.is_none() && raw.contains.is_none() && raw.code.is_none() && raw.dsn.is_none() {
             self.add(
                 span,
-                "a row of `reasons` needs `text`, `code` or `dsn`",
+                "a row of `reasons` needs `text`, `contains`, `code` or `dsn`",
                 Some("the reason of all other lines is the pattern's own `reason`".into()),
             );
             return None;
         }
         let bytes = |text: Option<String>| text.map(|text| text.into_bytes().into_boxed_slice());
-        Some(ReasonRow { words: bytes(raw.text), code: bytes(raw.code), dsn: bytes(raw.dsn), reason, weak: raw.weak })
+        let contains = raw.contains.map_or_else(Vec::new, OneOrMany::into_vec);
+        let contains = contains.into_iter().map(|text| text.to_ascii_lowercase().into_bytes().into_boxed_slice()).collect();
+        Some(ReasonRow { words: bytes(raw.text), contains, code: bytes(raw.code), dsn: bytes(raw.dsn), reason, weak: raw.weak })
     }
 
     fn word<T: Copy + std::str::FromStr + std::fmt::Display>(&mut self, text: &Spanned<String>, what: &str, all: &[T]) -> Option<T> {

@@ -15,6 +15,9 @@ use crate::event::Reason;
 pub(super) struct ReasonRow {
     /// How the server's words begin.
     pub words: Option<Box<[u8]>>,
+    /// Texts of which one stands anywhere in the reply, in lower case; empty: none need. For what a remote server answers a message of
+    /// ours, all of which is that server's to choose.
+    pub contains: Box<[Box<[u8]>]>,
     /// First digits of the reply code, such as `45`.
     pub code: Option<Box<[u8]>>,
     /// First bytes of the enhanced status code, such as `4.3.`.
@@ -29,10 +32,15 @@ pub(super) fn choose<'a>(rows: &'a [ReasonRow], parsed: &Parsed, line: &[u8]) ->
     let words = server_words(rows, text);
     let code = [b'0' + (parsed.code / 100 % 10) as u8, b'0' + (parsed.code / 10 % 10) as u8, b'0' + (parsed.code % 10) as u8];
     let dsn = parsed.text(line, Field::Dsn).unwrap_or_default();
+    let mut lowered: Option<Vec<u8>> = None;
     rows.iter().find(|row| {
-        row.words.as_ref().is_none_or(|start| words.is_some_and(|words| words.starts_with(start)))
+        row.dsn.as_ref().is_none_or(|start| dsn.starts_with(start))
+            && (row.contains.is_empty() || {
+                let lowered = lowered.get_or_insert_with(|| text.to_ascii_lowercase());
+                row.contains.iter().any(|wanted| memmem::find(lowered, wanted).is_some())
+            })
+            && row.words.as_ref().is_none_or(|start| words.is_some_and(|words| words.starts_with(start)))
             && row.code.as_ref().is_none_or(|start| parsed.code > 0 && code.starts_with(start))
-            && row.dsn.as_ref().is_none_or(|start| dsn.starts_with(start))
     })
 }
 

@@ -1,9 +1,18 @@
 //! Submitters: who sends, what is usual for them, how much speaks against them, and whose mail is stopped.
 //!
 //! **Invariant:** only an account vouched for by a login that worked, or a local user that handed in mail, is ever held or
-//! locked by the engine; what an operator says goes for every name.
+//! locked by the engine, and none for failures, for geography alone, or for what other servers say alone; what an operator
+//! says goes for every name.
 
+mod history;
+mod ladder;
+mod risk;
 mod standing;
+mod submitter;
 
+pub(super) use history::network;
+pub(super) use ladder::{Sign, Spent};
+pub use risk::{Family, RiskRules, Rung};
 pub(super) use standing::Standings;
 pub use standing::{Hindrance, Stop, Stopped};
+pub(super) use submitter::{Kind, Submitters};

@@ -53,7 +53,6 @@ pub struct Standings {
 }
 
 impl Standings {
-    #[expect(dead_code, reason = "the risk ladder asks it")]
     pub fn get(&self, name: &str, hindrance: Hindrance) -> Option<&Stop> {
         // A borrowed pair cannot be looked up in a map of owned ones.
         self.stops.get(&(name.to_owned(), hindrance))
@@ -193,6 +192,7 @@ impl Engine {
     }
 
     pub(in crate::engine) fn push_freed(&mut self, name: &str, hindrance: Hindrance, stop: &Stop, time: i64, reason: &str, cause: Cause) {
+        self.freed(name, hindrance, stop, cause);
         let verb = if hindrance == Hindrance::Held { Verb::Release } else { Verb::Unlock };
         let decision = self.decision(verb, Subject::Account(name.to_owned()), stop.scope, time, &stop.jail, reason.to_owned());
         self.push_at(decision, time, cause);

@@ -132,7 +132,7 @@ impl Window for Small {
         let mut tags: Vec<u16> = counting().map(|slot| slot.tag()).chain(latest.map(|latest| latest.tag)).filter(|tag| *tag != 0).collect();
         tags.sort_unstable();
         tags.dedup();
-        Summary { first, accounts: tags.len() as u32, contributors: Vec::new() }
+        Summary { first, accounts: tags.len() as u32, ..Summary::default() }
     }
 
     fn forgive(&mut self, tag: u16, _value: Option<u128>, _terms: &Terms) -> bool {

@@ -182,7 +182,8 @@ impl Window for Seen {
             Group::Host | Group::Network => self.counting(slot, cutoff).map(|one| Host::from_key(one.value())).collect(),
             Group::Name => Vec::new(),
         };
-        Summary { first, accounts: 0, contributors }
+        let names = if terms.group == Group::Name { self.counting(slot, cutoff).map(One::value).collect() } else { Vec::new() };
+        Summary { first, accounts: 0, contributors, names }
     }
 
     fn forgive(&mut self, _tag: u16, value: Option<u128>, _terms: &Terms) -> bool {

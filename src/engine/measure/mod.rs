@@ -5,6 +5,7 @@
 
 pub mod count;
 pub mod distinct;
+pub mod ratio;
 pub mod sum;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ use super::snapshot::Reader;
 use super::table::{Aging, Fate, Table, Value};
 use count::Small;
 use distinct::Seen;
+use ratio::Ratio;
 use sum::Weighted;
 
 /// Jails that can share one table: each has a bit in every unit. With the mark their levels make eight bytes.
@@ -70,6 +72,10 @@ pub struct Terms {
     /// One bit for each of its jails.
     pub sharers: u8,
     pub group: Group,
+    /// A ratio of fewer is none.
+    pub min: u64,
+    /// Nor is one that fewer providers speak for.
+    pub operators: u32,
 }
 
 /// What a `distinct` takes for the same.
@@ -114,6 +120,8 @@ pub struct Summary {
     pub accounts: u32,
     /// The addresses that added to it, where they are remembered.
     pub contributors: Vec<Host>,
+    /// Keys of the names that added to it, where they are remembered.
+    pub names: Vec<u128>,
 }
 
 /// What every representation of a window can do.
@@ -148,6 +156,7 @@ pub enum Windows {
     Small(Table<Small>),
     Weighted(Table<Weighted>),
     Distinct(Table<Seen>),
+    Ratio(Table<Ratio>),
 }
 
 /// Runs the same code on each representation's table.
@@ -157,6 +166,7 @@ macro_rules! each {
             Windows::Small($table) => $body,
             Windows::Weighted($table) => $body,
             Windows::Distinct($table) => $body,
+            Windows::Ratio($table) => $body,
         }
     };
 }
@@ -166,8 +176,9 @@ impl Windows {
     pub fn new(measure: Measure, units: Option<usize>, secret: u64, cap: usize, persist: bool) -> Windows {
         match measure {
             Measure::Count if units.is_some_and(|units| units <= Small::UNITS) => Windows::Small(Table::new(secret, cap, persist)),
-            Measure::Count | Measure::SumRecipients | Measure::SumBytes => Windows::Weighted(Table::new(secret, cap, persist)),
+            Measure::RatioBounced | Measure::RatioSpam => Windows::Ratio(Table::new(secret, cap, persist)),
             Measure::Distinct(_) => Windows::Distinct(Table::new(secret, cap, persist)),
+            _ => Windows::Weighted(Table::new(secret, cap, persist)),
         }
     }
 

@@ -121,7 +121,7 @@ impl Window for Weighted {
         let mut tags: Vec<u16> = self.counting(slot, cutoff).map(|unit| unit.tag()).filter(|tag| *tag != 0).collect();
         tags.sort_unstable();
         tags.dedup();
-        Summary { first, accounts: tags.len() as u32, contributors: Vec::new() }
+        Summary { first, accounts: tags.len() as u32, ..Summary::default() }
     }
 
     fn forgive(&mut self, tag: u16, _value: Option<u128>, _terms: &Terms) -> bool {

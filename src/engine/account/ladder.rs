@@ -1,0 +1,356 @@
+//! From signs to measures: alert, hold, lock.
+
+use std::time::Duration;
+
+use super::risk::{FAMILY_POINTS_MIN, Family, LOCKS_KEPT, RiskRules, Rung, Signal};
+use super::submitter::{Kind, Record};
+use super::{Hindrance, Stop};
+use crate::engine::Engine;
+use crate::engine::decision::{Cause, Decision, Subject, Verb};
+use crate::engine::jail::Scope;
+use crate::engine::key::{Host, domain};
+use crate::engine::known::seconds;
+use crate::engine::verdict::end;
+use crate::event::{Event, EventKind, Familiarity, Service, Whence};
+use crate::limits;
+
+/// Many failures from many addresses make an account besieged for so long.
+const BESIEGED_SECONDS: u32 = 7 * 86_400;
+/// Strangers that used the account so recently are banned with its lock.
+const STRANGER_SECONDS: u32 = 86_400;
+/// For how long.
+const STRANGER_BAN: Duration = Duration::from_secs(86_400);
+/// Locks by the engine within so long make the next one last.
+const LOCKS_REMEMBERED_MICROS: i64 = 30 * 86_400_000_000;
+/// After so many the next one lasts until somebody lifts it.
+const LOCKS_THAT_END: usize = 2;
+const TEN_MINUTES_MICROS: i64 = 600_000_000;
+const DAY_MICROS: i64 = 86_400_000_000;
+/// Users of the system itself.
+const SYSTEM_UID_MAX: u32 = 999;
+/// Under which name stands what the sum of all signs decides.
+const RISK: &str = "risk";
+/// Points of the login family that make an account look like it is in other hands.
+const STRANGE_POINTS_MIN: f64 = 30.0;
+/// Two log-ins closer together than this are not a journey: the clocks of servers differ.
+const JOURNEY_SECONDS_MIN: u32 = 60;
+/// Within so many kilometres a database of addresses may be wrong.
+const JOURNEY_KILOMETRES_MIN: f64 = 300.0;
+
+/// A lock that the engine made, for the budget.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine) struct Spent {
+    time: i64,
+    domain: u128,
+}
+
+/// What a step of a jail says against a submitter.
+pub(in crate::engine) struct Sign<'a> {
+    pub jail: &'a str,
+    pub family: Family,
+    pub points: u32,
+    pub text: String,
+    pub evidence: &'a [String],
+}
+
+impl Engine {
+    /// The event with what is known about its account.
+    pub(in crate::engine) fn in_context<'a>(&self, event: &Event<'a>) -> Event<'a> {
+        let is_failure = event.kind == EventKind::AuthFailure && event.service != Service::Ssh;
+        let name = if is_failure { event.account } else { submitter(event) };
+        let Some(name) = name else { return *event };
+        let record = self.submitters.get(self.submitters.key(name));
+        if is_failure && record.is_none() {
+            return *event;
+        }
+        let now = seconds(self.at);
+        let place = event.ip.filter(|_| needs_place(event)).map(|ip| (ip, self.geo.look(ip)));
+        let country = place.and_then(|(_, place)| place.users_country()).map(|country| u16::from_be_bytes(country.0));
+        let whence = match (place, record) {
+            // Whoever has ever been let in from there may have a telephone there with an old password.
+            (Some((ip, _)), Some(record)) if is_failure && record.history.has_been_at(ip, now) => {
+                Whence { familiarity: Familiarity::Known, ..Whence::NOWHERE }
+            }
+            (Some((ip, place)), Some(record)) => {
+                let whence = record.history.whence(ip, country, now);
+                Whence { kilometres_per_hour: speed(record, place.users_location(), now), ..whence }
+            }
+            _ => Whence::NOWHERE,
+        };
+        let besieged = record.is_some_and(|record| now.saturating_sub(record.besieged) < BESIEGED_SECONDS && record.besieged != 0);
+        let asn = place.and_then(|(_, place)| place.asn);
+        Event { whence, country, asn, besieged, ..*event }
+    }
+
+    /// What was seen becomes what is usual, unless much speaks against it.
+    pub(in crate::engine) fn learn(&mut self, event: &Event<'_>) {
+        let Some(name) = submitter(event) else { return };
+        let (messages, recipients) = match event.kind {
+            EventKind::Message => (1, 0),
+            EventKind::Delivery if event.recipients > 0 => (0, event.recipients),
+            EventKind::AuthSuccess => (0, 0),
+            _ => return,
+        };
+        let (now, micros, half_life, alert) = (seconds(self.at), self.at, self.risk.half_life, self.risk.alert);
+        let key = self.submitters.key(name);
+        let location = if event.kind == EventKind::Delivery { None } else { event.ip.and_then(|ip| self.geo.look(ip).users_location()) };
+        self.submitters.update(key, name, micros, |record| {
+            let is_frozen = record.risk.total(micros, half_life) >= alert || record.risk.rung >= Rung::Held;
+            if let Some(ip) = event.ip.filter(|_| needs_place(event) && event.kind != EventKind::Delivery) {
+                if event.whence.familiarity >= Familiarity::NewNetwork {
+                    record.stranger(Host::new(ip), now);
+                }
+                if !is_frozen {
+                    record.history.visit(ip, event.country, now);
+                }
+            }
+            if let Some((latitude, longitude)) = location {
+                record.last_location = Some((latitude, longitude, now));
+            }
+            if !is_frozen && messages + recipients > 0 {
+                record.history.sent(messages, recipients, now);
+            }
+        });
+    }
+
+    /// Many addresses fail to log in as that account.
+    pub(in crate::engine) fn besiege(&mut self, name: &[u8]) {
+        let (key, now) = (self.submitters.key(name), self.at);
+        // Whoever never logged in is nobody: names seen only in failures are not remembered here.
+        self.submitters.modify(key, now, |record| record.besieged = seconds(now));
+    }
+
+    /// Counts a sign against the submitter of that key, and does what follows.
+    pub(in crate::engine) fn suspect(&mut self, key: u128, name: Option<&[u8]>, sign: Sign<'_>) {
+        let (now, half_life) = (self.at, self.risk.half_life);
+        let signal = Signal { time: now, jail: sign.jail.to_owned(), family: sign.family, points: sign.points, text: sign.text };
+        let alert = self.risk.alert;
+        let add = |record: &mut Record| {
+            if record.risk.rung == Rung::Alerted && record.risk.total(now, half_life) < alert / 2.0 {
+                record.risk.rung = Rung::Quiet;
+            }
+            record.risk.add(signal, half_life);
+        };
+        match name {
+            Some(name) => self.submitters.update(key, name, now, add),
+            None => match self.submitters.modify(key, now, add) {
+                Some(()) => {}
+                None => return,
+            },
+        }
+        self.climb(key, sign.evidence);
+    }
+
+    fn climb(&mut self, key: u128, evidence: &[String]) {
+        let (now, rules) = (self.at, &self.risk);
+        let Some(record) = self.submitters.get(key) else { return };
+        let (risk, rung) = (&record.risk, record.risk.rung);
+        let total = risk.total(now, rules.half_life);
+        if total < rules.alert || rung == Rung::Locked {
+            return;
+        }
+        let name = String::from_utf8_lossy(&record.name).into_owned();
+        let story = story(record, now, rules);
+        let key_name = record.name.clone();
+        let (highest, but) = self.highest_rung(&key_name);
+        let is_proven = is_proven(record, now, rules);
+        let mut wanted = if total >= rules.lock && is_proven {
+            Rung::Locked
+        } else if total >= rules.hold {
+            Rung::Held
+        } else if risk.families(now, rules.half_life) >= 2 {
+            Rung::Alerted
+        } else {
+            // Whoever travels, or writes to a whole club, is no news.
+            Rung::Quiet
+        };
+        let mut notes: Vec<&str> = Vec::new();
+        if wanted > highest {
+            wanted = highest;
+            notes.extend(but);
+        }
+        if wanted == Rung::Locked && !self.may_lock(&key_name) {
+            wanted = Rung::Held;
+            notes.push("held in place of locked: so many locks in so short a time are a mistake of the rules until somebody has looked");
+        }
+        if wanted <= rung {
+            return;
+        }
+        let reason = if notes.is_empty() { story } else { format!("{story}; {}", notes.join("; ")) };
+        self.submitters.modify(key, now, |record| record.risk.rung = wanted);
+        match wanted {
+            Rung::Locked => self.lock(key, &name, reason, evidence),
+            Rung::Held => self.hold(&name, reason, evidence),
+            _ => self.raise_alarm(&name, reason, evidence),
+        }
+    }
+
+    /// How far a submitter may be stopped without being asked, and why no farther.
+    fn highest_rung(&self, name: &[u8]) -> (Rung, Option<&'static str>) {
+        let is_protected = self.risk.protected.iter().any(|protected| {
+            let protected = protected.as_bytes();
+            protected == name || protected.starts_with(b"@") && name.ends_with(protected)
+        });
+        if is_protected {
+            return (Rung::Alerted, Some("nothing done: the account is protected"));
+        }
+        match Kind::of(name) {
+            Kind::Account => (Rung::Locked, None),
+            Kind::Local(uid) if uid <= SYSTEM_UID_MAX || self.risk.system_users.contains(&uid) => {
+                (Rung::Alerted, Some("nothing done: a user of the system, which hands in mail of others"))
+            }
+            Kind::Local(_) => (Rung::Locked, None),
+            Kind::Client => (Rung::Held, Some("a client without a login has nothing to lock")),
+            Kind::Forward => (Rung::Alerted, Some("nothing done: mail of others that is sent on")),
+        }
+    }
+
+    /// The budget: a bad rule must not lock everybody, nor can one customer use all of it up.
+    fn may_lock(&mut self, name: &[u8]) -> bool {
+        let (now, rules) = (self.at, &self.risk);
+        self.locks_made.retain(|spent| now.saturating_sub(spent.time) < DAY_MICROS);
+        let domain = self.submitters.key(domain(name).unwrap_or(name));
+        let recent = || self.locks_made.iter().filter(|spent| now.saturating_sub(spent.time) < TEN_MINUTES_MICROS);
+        let is_affordable = recent().count() < rules.locks_per_10_minutes
+            && recent().filter(|spent| spent.domain == domain).count() < rules.locks_per_domain
+            && self.locks_made.len() < rules.locks_per_day.max(self.submitters.len() / 100);
+        if is_affordable {
+            self.locks_made.push_back(Spent { time: now, domain });
+        }
+        is_affordable
+    }
+
+    fn lock(&mut self, key: u128, name: &str, reason: String, evidence: &[String]) {
+        let now = self.at;
+        let (earlier, strangers) = self
+            .submitters
+            .modify(key, now, |record| {
+                record.history.forget_hour();
+                record.risk.locks.retain(|lock| now.saturating_sub(*lock) < LOCKS_REMEMBERED_MICROS);
+                let earlier = record.risk.locks.len();
+                if record.risk.locks.len() >= LOCKS_KEPT {
+                    record.risk.locks.remove(0);
+                }
+                record.risk.locks.push(now);
+                let recent = |last: u32| seconds(now).saturating_sub(last) < STRANGER_SECONDS;
+                let strangers: Vec<u128> = record.strangers.iter().filter(|(_, last)| recent(*last)).map(|(host, _)| *host).collect();
+                (earlier, strangers)
+            })
+            .unwrap_or_default();
+        let until = if earlier >= LOCKS_THAT_END { i64::MAX } else { end(now, Some(self.risk.lock_time)) };
+        let decision = self.about(Verb::Lock, name, until, reason, evidence);
+        let is_enforced = !decision.observed;
+        if self.stop(name, Hindrance::Locked, decision) && is_enforced {
+            for host in strangers {
+                self.ban_stranger(Host::from_key(host), name);
+            }
+        }
+    }
+
+    fn hold(&mut self, name: &str, reason: String, evidence: &[String]) {
+        let decision = self.about(Verb::Hold, name, i64::MAX, reason, evidence);
+        self.stop(name, Hindrance::Held, decision);
+    }
+
+    fn raise_alarm(&mut self, name: &str, reason: String, evidence: &[String]) {
+        let decision = self.about(Verb::Alert, name, self.at, reason, evidence);
+        self.push(decision);
+    }
+
+    fn about(&self, verb: Verb, name: &str, until: i64, reason: String, evidence: &[String]) -> Decision {
+        let mut decision = self.decision(verb, Subject::Account(name.to_owned()), Scope::Submission, until, RISK, reason);
+        decision.evidence = evidence.iter().take(limits::EVIDENCE_LINES_MAX).cloned().collect();
+        decision.observed = self.accounts_observed && verb != Verb::Alert;
+        decision
+    }
+
+    /// An address that used a locked account, and from which nobody else logs in.
+    fn ban_stranger(&mut self, host: Host, account: &str) {
+        let is_spared = self.known.standing(host, self.now).good || self.allow.find(host.subnet()).is_some();
+        if !is_spared {
+            self.ban_for(host.subnet(), Scope::Auth, STRANGER_BAN, RISK, format!("used the account {account}, which was locked for abuse"));
+        }
+    }
+
+    /// A hold or lock of a submitter ended: it begins anew, or goes on to wait for the operator.
+    pub(in crate::engine) fn freed(&mut self, name: &str, hindrance: Hindrance, _stop: &Stop, cause: Cause) {
+        let (key, now) = (self.submitters.key(name.as_bytes()), self.at);
+        let is_held = self.standings.get(name, Hindrance::Held).is_some();
+        self.submitters.modify(key, now, |record| {
+            if cause == Cause::Operator || hindrance == Hindrance::Locked {
+                record.risk.settle(now);
+                record.strangers.clear();
+            }
+            record.risk.rung = if is_held { Rung::Held } else { Rung::Quiet };
+        });
+    }
+}
+
+/// Who answers for an event, where somebody does.
+fn submitter<'a>(event: &Event<'a>) -> Option<&'a [u8]> {
+    let is_vouched = event.vouched && !event.restates && event.service != Service::Ssh;
+    let tells = matches!(event.kind, EventKind::AuthSuccess | EventKind::Message | EventKind::Delivery | EventKind::SpamVerdict);
+    event.submitter.or(event.account).filter(|name| is_vouched && tells && !name.is_empty())
+}
+
+/// A web site's mail comes from nowhere.
+fn needs_place(event: &Event<'_>) -> bool {
+    event.account.is_some()
+}
+
+/// Two kinds of signs. What comes from a strange place is the thief's; what comes from the usual place may be the owner's own
+/// clumsiness, so then somebody must have called the mail spam, and there must be much of it.
+fn is_proven(record: &Record, now: i64, rules: &RiskRules) -> bool {
+    let of = |family| record.risk.of(family, now, rules.half_life);
+    let is_strange = of(Family::Login) >= STRANGE_POINTS_MIN;
+    let is_called_spam = of(Family::Content) >= FAMILY_POINTS_MIN && of(Family::Volume) >= FAMILY_POINTS_MIN;
+    record.risk.families(now, rules.half_life) >= 2 && (is_strange || is_called_spam)
+}
+
+/// `score 112: 41 recipients from a new country (50), …`: the latest signs, the heaviest first.
+fn story(record: &Record, now: i64, rules: &RiskRules) -> String {
+    let since = now.saturating_sub(rules.half_life.as_micros().saturating_mul(4).try_into().unwrap_or(i64::MAX));
+    let mut signs: Vec<&Signal> = record.risk.signals.iter().filter(|signal| signal.time >= since).collect();
+    signs.sort_by_key(|signal| std::cmp::Reverse((signal.points, signal.time)));
+    let mut told: Vec<String> = Vec::new();
+    for signal in signs {
+        let text = format!("{} ({})", signal.text, signal.points);
+        if told.len() < 5 && !told.contains(&text) {
+            told.push(text);
+        }
+    }
+    format!("score {:.0}: {}", record.risk.total(now, rules.half_life), told.join(", "))
+}
+
+/// Kilometres per hour since the last login.
+fn speed(record: &Record, location: Option<(f32, f32)>, now: u32) -> u32 {
+    let (Some((latitude, longitude)), Some((last_latitude, last_longitude, last))) = (location, record.last_location) else { return 0 };
+    let kilometres = distance((f64::from(latitude), f64::from(longitude)), (f64::from(last_latitude), f64::from(last_longitude)));
+    if kilometres < JOURNEY_KILOMETRES_MIN {
+        return 0;
+    }
+    let hours = f64::from(now.saturating_sub(last).max(JOURNEY_SECONDS_MIN)) / 3_600.0;
+    (kilometres / hours) as u32
+}
+
+/// Along the great circle, in kilometres.
+fn distance(a: (f64, f64), b: (f64, f64)) -> f64 {
+    const EARTH_RADIUS_KILOMETRES: f64 = 6_371.0;
+    let (from, to) = (a.0.to_radians(), b.0.to_radians());
+    let (across, along) = ((to - from) / 2.0, (b.1 - a.1).to_radians() / 2.0);
+    let half = across.sin().powi(2) + from.cos() * to.cos() * along.sin().powi(2);
+    2.0 * EARTH_RADIUS_KILOMETRES * half.sqrt().min(1.0).asin()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances() {
+        let (berlin, paris, sydney) = ((52.52, 13.40), (48.86, 2.35), (-33.87, 151.21));
+        assert!((distance(berlin, paris) - 878.0).abs() < 10.0, "{}", distance(berlin, paris));
+        assert!((distance(berlin, sydney) - 16_090.0).abs() < 60.0);
+        assert_eq!(distance(berlin, berlin), 0.0);
+    }
+}
