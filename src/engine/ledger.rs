@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use hashbrown::HashTable;
+use hashbrown::{HashMap, HashTable};
 
 use super::decision::{Ban, Cause};
 use super::ends::{End, Ends};
@@ -430,7 +430,7 @@ impl Names {
 /// Reasons and evidence of the latest bans.
 #[derive(Debug, Default)]
 struct Stories {
-    by_id: BTreeMap<u64, Story>,
+    by_id: HashMap<u64, Story>,
     order: VecDeque<u64>,
 }
 

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, TransactionBehavior};
@@ -98,6 +98,7 @@ impl<J: Send + 'static> Writer<J> {
     pub fn after(&self, done: Done) {
         if let Some(sender) = &self.sender {
             let _ = sender.send(Message::Flush(done));
+            self.wake();
         }
     }
 
@@ -110,9 +111,18 @@ impl<J: Send + 'static> Writer<J> {
     }
 }
 
+impl<J> Writer<J> {
+    fn wake(&self) {
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
+        }
+    }
+}
+
 impl<J> Drop for Writer<J> {
     fn drop(&mut self) {
         drop(self.sender.take());
+        self.wake();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -168,12 +178,20 @@ impl<J> Worker<J> {
             Ok(message) => self.take(message),
             Err(_) => return Gathered::Closed,
         }
-        let end = Instant::now() + GATHER_MAX;
-        while self.group_rows < GROUP_ROWS_MAX && self.flushes.is_empty() {
-            match receiver.recv_timeout(QUIET.min(end.saturating_duration_since(Instant::now()))) {
-                Ok(message) => self.take(message),
-                Err(RecvTimeoutError::Timeout) => break,
-                Err(RecvTimeoutError::Disconnected) => return Gathered::Closed,
+        let begun = Instant::now();
+        while self.flushes.is_empty() {
+            let before = self.group_rows;
+            // Asleep, since a message for which nobody waits costs its sender no call into the kernel. A flush wakes us.
+            thread::park_timeout(QUIET);
+            while self.group_rows < GROUP_ROWS_MAX {
+                match receiver.try_recv() {
+                    Ok(message) => self.take(message),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return Gathered::Closed,
+                }
+            }
+            if self.group_rows == before || self.group_rows >= GROUP_ROWS_MAX || begun.elapsed() >= GATHER_MAX {
+                break;
             }
         }
         Gathered::Enough
