@@ -65,3 +65,5 @@ pub const SUBMITTERS_MAX: usize = 1_000_000;
 pub const SIGNALS_PER_SUBMITTER_MAX: usize = 12;
 /// Moments in the window of one ratio; a longer one forgets its beginning.
 pub const RATIO_UNITS_PER_KEY_MAX: usize = 4_096;
+/// Submitters that `accounts` can show.
+pub const WATCHED_ACCOUNTS_MAX: usize = 10_000;

@@ -14,6 +14,7 @@ use crate::enforce::nft::Feature;
 use crate::engine::account::Family;
 use crate::engine::jail::{Action, Distinct, KeyPart, Measure, Mode, Novelty, Scope, SubmitterKind, Window};
 use crate::event::{EventKind, Familiarity, Reason, Service, words};
+use crate::geo::Entry;
 use crate::source::spec::Facilities;
 
 /// All tables and their keys, for the test of the documentation.
@@ -25,6 +26,7 @@ pub const TABLES: &[(&str, &[&str])] = &[
     ("[risk]", RawRisk::KEYS),
     ("[bans.widen]", RawWiden::KEYS),
     ("[[source]]", RawSource::KEYS),
+    ("[geo]", RawGeo::KEYS),
     ("[enforcement]", RawEnforcement::KEYS),
     ("[state]", RawState::KEYS),
     ("[control]", RawControl::KEYS),
@@ -45,6 +47,7 @@ raw! {
         risk: RawRisk = "risk",
         sources: Many<RawSource> = "source",
         trust: Named<Many<User>> = "trust",
+        geo: RawGeo = "geo",
         enforcement: RawEnforcement = "enforcement",
         state: RawState = "state",
         control: RawControl = "control",
@@ -119,6 +122,16 @@ raw! {
         command: PathBuf = "command",
         facilities: Many<FacilityName> = "facilities",
         force: bool = "force",
+    }
+}
+
+raw! {
+    RawGeo in "[geo]" {
+        database: Many<PathBuf> = "database",
+        embedded: bool = "embedded",
+        relays: Many<Negatable<Entry>> = "relays",
+        anonymisers: Many<Negatable<Entry>> = "anonymisers",
+        mobile: Many<Negatable<Entry>> = "mobile",
     }
 }
 

@@ -213,6 +213,12 @@ fn scope(hasher: &DefaultHashBuilder, seen: Seen<'_>) -> u64 {
     hash(hasher, seen, instance)
 }
 
+/// As [`scope`], for a line of a content filter: it has the queue id of the Postfix that called it, which is the one that is named
+/// so unless there are several.
+fn mail_scope(hasher: &DefaultHashBuilder, seen: Seen<'_>) -> u64 {
+    if seen.program().contains(&b'/') { scope(hasher, seen) } else { hash(hasher, seen, b"postfix") }
+}
+
 fn host(hasher: &DefaultHashBuilder, seen: Seen<'_>) -> u64 {
     hash(hasher, seen, b"")
 }

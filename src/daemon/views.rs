@@ -13,6 +13,7 @@ use crate::control::{BanPage, BanView, Code, Request, Response};
 use crate::engine::Engine;
 use crate::engine::decision::{Ban, Command, Reply, Subject};
 use crate::engine::jail::Scope;
+use crate::geo::Look;
 use crate::time::Timestamp;
 
 /// Bans on one page of `list`.
@@ -50,6 +51,7 @@ pub(super) fn status(core: &mut Core, jail: Option<&str>, now: Timestamp) -> Res
         "sources": core.sources.iter().map(|source| SourceView::from(source.stats())).collect::<Vec<_>>(),
         "messages": core.correlator.stats().messages,
         "worst_turn_micros": u64::try_from(core.worst_turn.as_micros()).unwrap_or(u64::MAX),
+        "geo": core.geo.shared.describe(),
         "engine": engine,
     }))
 }

@@ -107,6 +107,8 @@ pub struct Engine {
     standings: account::Standings,
     submitters: account::Submitters,
     risk: account::RiskRules,
+    /// Submitters with a sign against them, and when the last one was counted.
+    watched: std::collections::BTreeMap<u128, i64>,
     /// Locks of the last day.
     locks_made: VecDeque<account::Spent>,
     /// Accounts are only watched: what would be done is told.
@@ -183,6 +185,7 @@ impl Engine {
             standings: account::Standings::default(),
             submitters: account::Submitters::new(seed, persist),
             risk,
+            watched: Default::default(),
             locks_made: VecDeque::new(),
             accounts_observed: false,
             geo: Arc::new(crate::geo::Nowhere),
@@ -279,6 +282,7 @@ impl Engine {
         self.known.sweep(SWEEP_BUCKETS, now);
         self.history.sweep(SWEEP_BUCKETS, now);
         self.submitters.sweep(SWEEP_BUCKETS, now);
+        self.forget_watched();
         if let Some(config) = &self.sanction.widening {
             let aging = Widening::terms(config, now).aging(u64::MAX);
             self.widening.windows_mut().sweep(SWEEP_BUCKETS, &aging);
