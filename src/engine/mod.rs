@@ -13,6 +13,7 @@ pub mod allow;
 mod command;
 mod counting;
 pub mod decision;
+mod ends;
 mod evidence;
 mod forged;
 pub mod jail;

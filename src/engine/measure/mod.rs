@@ -199,7 +199,20 @@ impl Windows {
         rules: impl Iterator<Item = RuleTerms<'r>> + Clone,
         fired: &mut Vec<Firing>,
     ) {
-        each!(self, table => count_in(table, key, addition, terms, rules, fired));
+        let hash = each!(self, table => table.hash(key));
+        self.count_at((key, hash), addition, terms, rules, fired);
+    }
+
+    /// The same for whoever knows the hash of the key already.
+    pub fn count_at<'r>(
+        &mut self,
+        (key, hash): (u128, u64),
+        addition: &Addition,
+        terms: &Terms,
+        rules: impl Iterator<Item = RuleTerms<'r>> + Clone,
+        fired: &mut Vec<Firing>,
+    ) {
+        each!(self, table => count_in(table, (key, hash), addition, terms, rules, fired));
     }
 
     /// Reads a row that hashes like that.
@@ -277,7 +290,7 @@ impl Windows {
 
 fn count_in<'r, W: Window>(
     table: &mut Table<W>,
-    key: u128,
+    (key, hash): (u128, u64),
     addition: &Addition,
     terms: &Terms,
     rules: impl Iterator<Item = RuleTerms<'r>> + Clone,
@@ -286,7 +299,7 @@ fn count_in<'r, W: Window>(
     let least = rules.clone().filter_map(|rule| rule.limits.first().copied()).min().unwrap_or(u64::MAX);
     let aging = terms.aging(least.div_ceil(2));
     let newcomer_hot = addition.amount >= aging.half;
-    table.update(key, &aging, newcomer_hot, |window| {
+    table.update_at(hash, key, &aging, newcomer_hot, |window| {
         window.prune(terms);
         for rule in rules.clone() {
             rearm(window, &rule, terms);
