@@ -107,6 +107,8 @@ pub struct Engine {
     standings: account::Standings,
     submitters: account::Submitters,
     risk: account::RiskRules,
+    /// Since when there is history of accounts, in seconds since 1970; 0: there is none.
+    accounts_since: u32,
     /// Submitters with a sign against them, and when the last one was counted.
     watched: std::collections::BTreeMap<u128, i64>,
     /// Locks of the last day.
@@ -185,6 +187,7 @@ impl Engine {
             standings: account::Standings::default(),
             submitters: account::Submitters::new(seed, persist),
             risk,
+            accounts_since: 0,
             watched: Default::default(),
             locks_made: VecDeque::new(),
             accounts_observed: false,

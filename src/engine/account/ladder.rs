@@ -98,6 +98,7 @@ impl Engine {
             EventKind::AuthSuccess => (0, 0),
             _ => return,
         };
+        self.note_history(seconds(self.at));
         let (now, micros, half_life, alert) = (seconds(self.at), self.at, self.risk.half_life, self.risk.alert);
         let key = self.submitters.key(name);
         let location = if event.kind == EventKind::Delivery { None } else { event.ip.and_then(|ip| self.geo.look(ip).users_location()) };
@@ -118,6 +119,18 @@ impl Engine {
                 record.history.sent(messages, recipients, now);
             }
         });
+    }
+
+    fn note_history(&mut self, now: u32) {
+        if self.accounts_since == 0 || now < self.accounts_since {
+            self.accounts_since = now;
+        }
+    }
+
+    /// There is too little history to tell what is unusual.
+    pub(in crate::engine) fn is_learning(&self) -> bool {
+        let learned = seconds(self.now).saturating_sub(self.accounts_since);
+        self.accounts_since == 0 && !self.risk.learning.is_zero() || u64::from(learned) < self.risk.learning.as_secs()
     }
 
     /// Many addresses fail to log in as that account.
@@ -215,7 +228,7 @@ impl Engine {
         };
         let mut decision = self.decision(verb, Subject::Account(text), Scope::Submission, i64::MAX, jail, reason);
         decision.evidence = evidence.iter().take(limits::EVIDENCE_LINES_MAX).cloned().collect();
-        decision.observed = verb != Verb::Alert && (observed || self.accounts_observed);
+        decision.observed = verb != Verb::Alert && (observed || self.accounts_observed || self.is_learning());
         match rung {
             Rung::Locked => self.lock(key, decision),
             Rung::Held => self.enter_stop(Hindrance::Held, decision),
