@@ -158,7 +158,7 @@ struct Totals {
 /// A stamp that lies further back counts as of so long ago.
 const LATE_MICROS_MAX: i64 = 86_400_000_000;
 /// Between two sweeps of a quiet engine.
-const SWEEP_EVERY_MICROS: i64 = 10_000_000;
+const SWEEP_EVERY_MICROS: i64 = 60_000_000;
 /// Buckets looked at in each table then.
 const SWEEP_BUCKETS: usize = 4_096;
 /// Bans that end in one call; the next call goes on.
