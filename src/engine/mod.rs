@@ -248,7 +248,7 @@ impl Engine {
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let has_rows = !self.known.is_empty() || !self.history.is_empty() || self.groups.iter().any(|group| !group.windows.is_empty());
         let sweep = has_rows.then_some(self.next_sweep);
-        self.ledger.next_end().into_iter().chain(self.standings.next_end()).chain(sweep).min().map(Timestamp::from_micros)
+        self.ledger.next_end().into_iter().chain(self.standings.next_due()).chain(sweep).min().map(Timestamp::from_micros)
     }
 
     /// The latest moment that the engine has heard of.
