@@ -189,6 +189,14 @@ impl Stopping {
         self.parked.get(account).map_or(0, BTreeMap::len)
     }
 
+    /// Accounts with messages on hold: how many, and when the oldest arrived.
+    pub fn all_parked(&self) -> impl Iterator<Item = (&str, usize, Timestamp)> {
+        self.parked.iter().map(|(account, mail)| {
+            let oldest = mail.values().copied().min().unwrap_or_default();
+            (account.as_str(), mail.len(), Timestamp::from_seconds(oldest))
+        })
+    }
+
     fn has_helper(&self) -> bool {
         self.helper.as_ref().is_some_and(Helper::is_installed)
     }

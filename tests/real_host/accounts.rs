@@ -207,6 +207,11 @@ fn mail_flows_when_the_daemon_hangs_or_is_gone() {
         let started = Instant::now();
         submit(&client, ANNA).mail(ANNA.0, BOSS.0).unwrap();
         println!("a mail with the daemon hung: {:?}", started.elapsed());
+        let started = Instant::now();
+        let mut many = submit(&client, ANNA);
+        assert_eq!(offer(&mut many, ANNA.0, BOSS.0), 250);
+        (0..3).for_each(|_| assert_eq!(many.command("RCPT TO:<postmaster@example.test>").unwrap(), 250));
+        println!("four recipients with the daemon hung: {:?}", started.elapsed());
         host.warden().go_on();
         host.warden().ask(&["lock", "anna"]);
         host.warden.take().unwrap().kill();
@@ -287,6 +292,8 @@ fn a_thief_is_stopped_everywhere_and_let_in_again() {
         assert!(poll(Duration::from_secs(10), || reads() && submits()), "the unlock did not reach Dovecot");
         assert_eq!(fs::read_to_string(format!("{ROOT}/etc/dovecot-deny")).unwrap(), "");
         assert_eq!(queued("hold"), 1, "an unlock lets no mail go");
+        let left = host.warden().ask(&["list", "locks"]);
+        assert_eq!((left.len(), &left[0]["verb"], &left[0]["parked"]), (1, &"parked".into(), &1.into()));
         fs::remove_file(format!("{ROOT}/mail/slow")).unwrap();
         host.warden().ask(&["release", "anna"]);
         let arrived = || fs::read_dir(format!("{ROOT}/mail/slow/new")).is_ok_and(|mut mails| mails.next().is_some());
