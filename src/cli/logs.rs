@@ -51,7 +51,10 @@ impl Setup {
     }
 
     pub(super) fn engine(&self, now: Timestamp) -> Engine {
-        let mut engine = Engine::new(EngineConfig { enforced: false, ..EngineConfig::from(&self.config) }, now);
+        let mut config = EngineConfig { enforced: false, ..EngineConfig::from(&self.config) };
+        // The log itself is the history that there is.
+        config.risk.learning = Duration::ZERO;
+        let mut engine = Engine::new(config, now);
         engine.set_geo(Arc::new(self.geo.clone()));
         engine
     }

@@ -97,6 +97,7 @@ raw! {
         locks_per_10_minutes: u32 = "locks_per_10_minutes",
         locks_per_domain: u32 = "locks_per_domain",
         locks_per_day: u32 = "locks_per_day",
+        learning: Duration = "learning",
         protected: Many<AccountPattern> = "protected",
         system_users: Many<u32> = "system_users",
     }
@@ -367,7 +368,10 @@ impl FromToml for Limit {
         let number = ["%", "x", "km/h"].iter().find_map(|unit| text.strip_suffix(unit)).and_then(|number| number.trim_end().parse().ok());
         match number {
             Some(number) => Some(Limit(number)),
-            None => reader.error(node, Wrong::new(format!("{text:?} is no limit")).help("6, \"12%\", \"4x\" or \"900km/h\"")),
+            None => {
+                let help = "a number such as 6, or one of \"12%\", \"4x\", \"900km/h\"";
+                reader.error(node, Wrong::new(format!("{text:?} is no limit: expected a number, found a string")).help(help))
+            }
         }
     }
 }

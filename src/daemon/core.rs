@@ -237,6 +237,7 @@ impl Core {
             Request::Ping => Response::ok("mailwardend is running"),
             Request::Status { jail } => views::status(self, jail.as_deref(), now),
             Request::ListBans { after } => views::bans(&self.engine, after, now),
+            Request::Accounts { entered_by } => views::accounts(&self.engine, entered_by),
             Request::ListLocks => stops::list(self, now),
             Request::Why { subject } => {
                 let account = self.correlator.canonical_name(&subject);
@@ -321,6 +322,8 @@ impl Core {
         self.next_tick = Instant::now() + TICK;
         self.parser.set_reference(now);
         self.effects.firewall.tick(&self.engine);
+        // A lock that nothing carries out must not be called one.
+        self.engine.observe_accounts(!self.effects.has_lock_path());
         self.effects.chase(&self.engine, &self.correlator, now);
         self.geo.tick(now);
         self.effects.keep_store(&self.engine, now, self.config.bans.memory);

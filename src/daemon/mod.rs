@@ -53,3 +53,8 @@ pub fn main() -> ExitCode {
     }
     core::run(&options)
 }
+
+/// The secret under which names are hashed, for whoever writes the state beside the daemon.
+pub fn secret(state_dir: &std::path::Path) -> crate::engine::Seed {
+    secret::load_or_make(state_dir)
+}

@@ -111,6 +111,10 @@ pub(super) fn why(engine: &Engine, subject: &str, account: String) -> Response {
     Response::data(&why)
 }
 
+pub(super) fn accounts(engine: &Engine, entered_by: Option<IpAddr>) -> Response {
+    Response::data(&engine.accounts(entered_by))
+}
+
 fn parse_subject(text: &str, account: String) -> Subject {
     if let Ok(ip) = text.parse::<IpAddr>() {
         return Subject::Net(address::single(address::canonical(ip)));

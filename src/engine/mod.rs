@@ -13,6 +13,7 @@ pub mod allow;
 mod command;
 mod counting;
 pub mod decision;
+mod ends;
 mod evidence;
 mod forged;
 pub mod jail;
@@ -106,6 +107,8 @@ pub struct Engine {
     standings: account::Standings,
     submitters: account::Submitters,
     risk: account::RiskRules,
+    /// Since when there is history of accounts, in seconds since 1970; 0: there is none.
+    accounts_since: u32,
     /// Submitters with a sign against them, and when the last one was counted.
     watched: std::collections::BTreeMap<u128, i64>,
     /// Locks of the last day.
@@ -155,7 +158,7 @@ struct Totals {
 /// A stamp that lies further back counts as of so long ago.
 const LATE_MICROS_MAX: i64 = 86_400_000_000;
 /// Between two sweeps of a quiet engine.
-const SWEEP_EVERY_MICROS: i64 = 10_000_000;
+const SWEEP_EVERY_MICROS: i64 = 60_000_000;
 /// Buckets looked at in each table then.
 const SWEEP_BUCKETS: usize = 4_096;
 /// Bans that end in one call; the next call goes on.
@@ -184,6 +187,7 @@ impl Engine {
             standings: account::Standings::default(),
             submitters: account::Submitters::new(seed, persist),
             risk,
+            accounts_since: 0,
             watched: Default::default(),
             locks_made: VecDeque::new(),
             accounts_observed: false,

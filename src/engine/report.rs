@@ -36,6 +36,9 @@ pub struct Status {
     pub accounts_stopped: usize,
     /// What would be done about accounts is only told.
     pub accounts_observed: bool,
+    /// Since when there is history of accounts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accounts_since: Option<String>,
     /// Decisions that nobody picked up in time.
     pub decisions_dropped: u64,
     pub jails: Vec<JailStatus>,
@@ -158,7 +161,8 @@ impl Engine {
             submitters: self.submitters.len(),
             submitters_evicted: self.submitters.evictions(),
             accounts_stopped: self.standings.iter().count(),
-            accounts_observed: self.accounts_observed,
+            accounts_observed: self.accounts_observed || self.is_learning(),
+            accounts_since: (self.accounts_since > 0).then(|| Timestamp::from_seconds(i64::from(self.accounts_since)).rfc3339()),
             decisions_dropped: self.totals.decisions_dropped,
             jails: self.groups.iter().flat_map(|group| self.jails_of(group)).collect(),
             forged: self.forged(),

@@ -1,5 +1,7 @@
 //! What is shown of submitters: one story, and the list of those that somebody should look at.
 
+use std::net::IpAddr;
+
 use serde::Serialize;
 
 use super::history::Visited;
@@ -94,7 +96,8 @@ pub struct PlaceView {
 impl Engine {
     /// Whom somebody should look at: held, locked, or with a sign within a week; the worst first. With an address only those
     /// that it entered.
-    pub fn accounts(&self, entered_by: Option<Host>) -> Vec<AccountLine> {
+    pub fn accounts(&self, entered_by: Option<IpAddr>) -> Vec<AccountLine> {
+        let entered_by = entered_by.map(Host::new);
         let mut keys: Vec<u128> = self.watched.keys().copied().collect();
         keys.extend(self.standings.iter().map(|stopped| self.submitters.key(stopped.name.as_bytes())));
         keys.sort_unstable();
