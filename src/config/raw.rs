@@ -28,6 +28,8 @@ pub const TABLES: &[(&str, &[&str])] = &[
     ("[enforcement]", RawEnforcement::KEYS),
     ("[state]", RawState::KEYS),
     ("[control]", RawControl::KEYS),
+    ("[policy]", RawPolicy::KEYS),
+    ("[helper]", RawHelper::KEYS),
     ("[log]", RawLog::KEYS),
     ("jail.d/*.toml", RawJailFile::KEYS),
     ("[jail.NAME]", RawJail::KEYS),
@@ -48,6 +50,8 @@ raw! {
         enforcement: RawEnforcement = "enforcement",
         state: RawState = "state",
         control: RawControl = "control",
+        policy: RawPolicy = "policy",
+        helper: RawHelper = "helper",
         log: RawLog = "log",
     }
 }
@@ -143,6 +147,23 @@ raw! {
     RawControl in "[control]" {
         socket: PathBuf = "socket",
         group: String = "group",
+    }
+}
+
+raw! {
+    RawPolicy in "[policy]" {
+        enabled: bool = "enabled",
+        socket: PathBuf = "socket",
+        group: String = "group",
+        users: Many<String> = "users",
+        text: String = "text",
+    }
+}
+
+raw! {
+    RawHelper in "[helper]" {
+        enabled: bool = "enabled",
+        socket: PathBuf = "socket",
     }
 }
 

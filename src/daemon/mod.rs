@@ -2,7 +2,7 @@
 //!
 //! Threads: `core` (this one) owns parse, correlate, engine and the netlink socket; `control` runs tokio for the control
 //! socket and the signals; the store and the log have a thread each, and so has
-//! the closing of banned clients' connections.
+//! the closing of banned clients' connections; `policy` answers Postfix, `helper` talks to the root helper.
 //!
 //! **Invariant:** the core never waits for anybody: not for the disk, not for a client of the control socket, not for the log.
 
@@ -14,6 +14,8 @@ mod inbox;
 mod log;
 mod secret;
 mod setup;
+mod stopping;
+mod stops;
 mod views;
 
 use std::path::PathBuf;
