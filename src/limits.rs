@@ -81,3 +81,14 @@ pub const HELPER_DONE_MAX: usize = 20_000;
 pub const POLICY_REQUEST_BYTES_MAX: usize = 64 * 1024;
 /// Policy connections served at once: more than the smtpd processes of a large host.
 pub const POLICY_CONNECTIONS_MAX: usize = 4_096;
+/// Messages to people that wait for one server; the oldest of more are given up.
+pub const TELLINGS_WAITING_MAX: usize = 2_000;
+/// Ids of messages to people that are remembered, so that none is sent twice.
+pub const TELLINGS_KNOWN_MAX: usize = 20_000;
+/// Decisions that one message describes in full, and those that it has a line for.
+pub const DIGEST_FULL_MAX: usize = 5;
+pub const DIGEST_LINES_MAX: usize = 100;
+/// Addresses named in a message.
+pub const PLACES_TOLD_MAX: usize = 12;
+/// Submitters that the tally of an hour keeps apart.
+pub const TALLY_NAMES_PER_HOUR_MAX: usize = 512;

@@ -10,6 +10,7 @@ pub mod duration;
 pub mod files;
 pub mod filters;
 mod jails;
+mod notify;
 pub mod raw;
 mod read;
 pub mod report;
@@ -22,6 +23,7 @@ pub use accounts::AccountRules;
 pub use allow::{Allow, Mynetworks};
 pub use files::Paths;
 pub use filters::Filters;
+pub use notify::{Notify, Server};
 pub use report::Report;
 pub use settings::{BanRules, Control, Enforcement, Log, State};
 pub use sources::{Sources, TrustRule};
@@ -54,6 +56,7 @@ pub struct Config {
     pub control: Control,
     pub policy: Policy,
     pub helper: Helper,
+    pub notify: Notify,
     pub log: Log,
     /// Warnings only.
     pub warnings: Report,
@@ -103,6 +106,7 @@ fn resolve(texts: &Texts, paths: &Paths, mut report: Report) -> Result<Config, R
     let config = Config {
         jails,
         filters: filters.unwrap_or_default(),
+        notify: Notify::resolve(value_or(main.notify, Default::default()), &accounts, &mut report),
         accounts,
         allow: Allow::resolve(value_or(main.allow, Default::default()), &mut report),
         bans: BanRules::resolve(value_or(main.bans, Default::default()), &mut report),

@@ -2,7 +2,7 @@
 //!
 //! Threads: `core` (this one) owns parse, correlate, engine and the netlink socket; `control` runs tokio for the control
 //! socket and the signals; the store and the log have a thread each, and so has
-//! the closing of banned clients' connections; `policy` answers Postfix, `helper` talks to the root helper.
+//! the closing of banned clients' connections; `policy` answers Postfix, `helper` talks to the root helper, `tell-mail` and its like tell people.
 //!
 //! **Invariant:** the core never waits for anybody: not for the disk, not for a client of the control socket, not for the log.
 
@@ -16,6 +16,7 @@ mod secret;
 mod setup;
 mod stopping;
 mod stops;
+mod telling;
 mod views;
 
 use std::path::PathBuf;

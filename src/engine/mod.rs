@@ -105,6 +105,7 @@ pub struct Engine {
     ledger: Ledger,
     standings: account::Standings,
     submitters: account::Submitters,
+    tally: account::Tally,
     risk: account::RiskRules,
     /// Locks of the last day.
     locks_made: VecDeque<account::Spent>,
@@ -181,6 +182,7 @@ impl Engine {
             ledger: Ledger::new(bans_max),
             standings: account::Standings::default(),
             submitters: account::Submitters::new(seed, persist),
+            tally: account::Tally::default(),
             risk,
             locks_made: VecDeque::new(),
             accounts_observed: false,
@@ -208,6 +210,7 @@ impl Engine {
         self.end_stops();
         self.at = event.time.micros().clamp(self.now.saturating_sub(LATE_MICROS_MAX), self.now);
         self.totals.events += 1;
+        self.tally.note(event, self.at);
         let event = self.in_context(event);
         self.count(&event);
         self.learn(&event);

@@ -162,7 +162,7 @@ fn a_changed_file_is_taken_up_and_a_broken_one_is_not() {
     };
     replace("flat.mmdb");
     let settings = settings(std::slice::from_ref(&path));
-    let minute = |number| Timestamp::from_seconds(1_800_000_000 + number * 60);
+    let minute = |number: i64| Timestamp::from_seconds(1_800_000_000 + number * 60);
     let mut watch = Watch::new(settings.clone(), minute(0));
     let shared = Shared::new(Atlas::open(&settings, None).0);
     let everywhere = shared.clone();
