@@ -106,6 +106,7 @@ pub struct Engine {
     ledger: Ledger,
     standings: account::Standings,
     submitters: account::Submitters,
+    tally: account::Tally,
     risk: account::RiskRules,
     /// Since when there is history of accounts, in seconds since 1970; 0: there is none.
     accounts_since: u32,
@@ -186,6 +187,7 @@ impl Engine {
             ledger: Ledger::new(bans_max),
             standings: account::Standings::default(),
             submitters: account::Submitters::new(seed, persist),
+            tally: account::Tally::default(),
             risk,
             accounts_since: 0,
             watched: Default::default(),
@@ -215,6 +217,7 @@ impl Engine {
         self.end_stops();
         self.at = event.time.micros().clamp(self.now.saturating_sub(LATE_MICROS_MAX), self.now);
         self.totals.events += 1;
+        self.tally.note(event, self.at);
         let event = self.in_context(event);
         self.count(&event);
         self.learn(&event);
