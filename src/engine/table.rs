@@ -12,6 +12,9 @@ use crate::limits;
 
 /// What a table holds for a key.
 pub trait Value: Default {
+    /// [`Value::rank`] tells the microsecond of the latest event, and a row is dead when the cutoff has come to it.
+    const STAMPED: bool = false;
+
     fn mark(&self) -> Mark;
     fn set_mark(&mut self, mark: Mark);
     /// Nothing is left that could still count.
@@ -70,6 +73,10 @@ pub struct Table<V> {
     sweep_bucket: usize,
     /// Buckets to look at for keys that came in since the last sweep.
     sweep_owed: usize,
+    /// No row was used last before this, as far as the last pass and the rows since tell: before the cutoff has come to it, a
+    /// pass would find nothing. And the same for the pass at hand.
+    oldest: i64,
+    pass_oldest: i64,
     journal: Option<Journal>,
     pub evictions: u64,
 }
@@ -96,6 +103,8 @@ impl<V: Value> Table<V> {
             sweep_shard: 0,
             sweep_bucket: 0,
             sweep_owed: 0,
+            oldest: i64::MIN,
+            pass_oldest: i64::MAX,
             journal: persist.then(Journal::new),
             evictions: 0,
         }
@@ -196,6 +205,8 @@ impl<V: Value> Table<V> {
         if value.is_dead(aging) || self.len >= self.cap && !self.make_room(shard_of(hash), aging, false) {
             return;
         }
+        // The next pass finds out how old it is.
+        (self.oldest, self.pass_oldest) = (i64::MIN, i64::MIN);
         let (secret, wanted) = (self.secret, split(key));
         let Some(shard) = self.shards.get_mut(shard_of(hash)) else { return };
         match shard.rows.find_mut(hash, |row| row.key == wanted) {
@@ -218,6 +229,11 @@ impl<V: Value> Table<V> {
             self.sweep_owed = 0;
             self.sweep(SWEEP_RUN, aging);
         }
+        if V::STAMPED {
+            let last = value.rank(aging).last;
+            self.oldest = if self.len == 0 { last } else { self.oldest.min(last) };
+            self.pass_oldest = self.pass_oldest.min(last);
+        }
         let index = shard_of(hash);
         if self.len >= self.cap && !self.make_room(index, aging, newcomer_hot) {
             self.evictions += 1;
@@ -236,12 +252,17 @@ impl<V: Value> Table<V> {
     /// Looks at the next buckets, at most `max`, and removes the dead rows among them. A small table needs a small broom: a
     /// pass takes some sixty calls whatever its size.
     pub fn sweep(&mut self, max: usize, aging: &Aging) {
-        if self.len == 0 {
+        let is_new_pass = self.sweep_shard == 0 && self.sweep_bucket == 0;
+        if self.len == 0 || V::STAMPED && is_new_pass && self.oldest > aging.cutoff {
             return;
         }
         for _ in 0..max.min(self.len / SWEEPS_PER_PASS + SWEEP_BUCKETS_MIN) {
             let Some(shard) = self.shards.get_mut(self.sweep_shard) else {
                 self.sweep_shard = 0;
+                self.oldest = std::mem::replace(&mut self.pass_oldest, i64::MAX);
+                if V::STAMPED && self.oldest > aging.cutoff {
+                    return;
+                }
                 continue;
             };
             if self.sweep_bucket >= shard.rows.num_buckets() || shard.rows.is_empty() {
@@ -250,7 +271,19 @@ impl<V: Value> Table<V> {
                 self.sweep_bucket = 0;
                 continue;
             }
-            if remove_if(shard, self.sweep_bucket, &mut self.journal, aging.now, |value| value.is_dead(aging)) {
+            let oldest = &mut self.pass_oldest;
+            let is_dead = |value: &V| {
+                if V::STAMPED {
+                    let last = value.rank(aging).last;
+                    if last > aging.cutoff {
+                        *oldest = (*oldest).min(last);
+                    }
+                    last <= aging.cutoff
+                } else {
+                    value.is_dead(aging)
+                }
+            };
+            if remove_if(shard, self.sweep_bucket, &mut self.journal, aging.now, is_dead) {
                 self.len -= 1;
             }
             self.sweep_bucket += 1;

@@ -157,6 +157,8 @@ impl Window for Small {
 }
 
 impl Value for Small {
+    const STAMPED: bool = true;
+
     fn mark(&self) -> Mark {
         self.mark
     }

@@ -209,6 +209,8 @@ impl Window for Seen {
 }
 
 impl Value for Seen {
+    const STAMPED: bool = true;
+
     fn mark(&self) -> Mark {
         self.mark
     }

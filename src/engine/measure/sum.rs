@@ -142,6 +142,8 @@ impl Window for Weighted {
 }
 
 impl Value for Weighted {
+    const STAMPED: bool = true;
+
     fn mark(&self) -> Mark {
         self.mark
     }
