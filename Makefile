@@ -58,6 +58,7 @@ install:
 	test -x $(BINARIES)/mailwardend || $(MAKE) build
 	$(INSTALL) 755 $(BINARIES)/mailwardend $(DESTDIR)$(PREFIX)/sbin/mailwardend
 	$(INSTALL) 755 $(BINARIES)/mailwarden $(DESTDIR)$(PREFIX)/bin/mailwarden
+	$(INSTALL) 755 $(BINARIES)/mailwarden-hookd $(DESTDIR)$(PREFIX)/sbin/mailwarden-hookd
 	rm -rf $(SHARE)/filters $(SHARE)/jail.d
 	install -d -m 755 $(SHARE)/filters $(SHARE)/jail.d $(CONFIG)/filters $(CONFIG)/jail.d
 	for file in filters/*.toml jail.d/*.toml; do \
@@ -67,19 +68,24 @@ install:
 	$(INSTALL) 644 systemd/mailwarden.socket $(UNITS)/mailwarden.socket
 	sed 's|/usr/sbin/|$(PREFIX)/sbin/|; s|/usr/share/|$(PREFIX)/share/|' systemd/mailwardend.service >$(UNITS)/mailwardend.service
 	chmod 644 $(UNITS)/mailwardend.service
+	$(INSTALL) 644 systemd/mailwarden-hookd.socket $(UNITS)/mailwarden-hookd.socket
+	sed 's|/usr/sbin/|$(PREFIX)/sbin/|' 'systemd/mailwarden-hookd@.service' >'$(UNITS)/mailwarden-hookd@.service'
+	chmod 644 '$(UNITS)/mailwarden-hookd@.service'
 	$(INSTALL) 644 systemd/mailwarden.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/mailwarden.conf
 	$(INSTALL) 644 systemd/mailwarden.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/mailwarden.conf
 	for file in README.md LICENSE-MIT LICENSE-APACHE docs/*.md; do \
 	    $(INSTALL) 644 "$$file" "$(DOC)/$${file##*/}" || exit 1; \
 	done
 	for file in contrib/*/*; do \
-	    $(INSTALL) 644 "$$file" "$(DOC)/$$file" || exit 1; \
+	    mode=644; test ! -x "$$file" || mode=755; \
+	    $(INSTALL) $$mode "$$file" "$(DOC)/$$file" || exit 1; \
 	done
 	test -n "$(DESTDIR)" || scripts/after-install
 
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/sbin/mailwardend $(DESTDIR)$(PREFIX)/bin/mailwarden
+	rm -f $(DESTDIR)$(PREFIX)/sbin/mailwardend $(DESTDIR)$(PREFIX)/sbin/mailwarden-hookd $(DESTDIR)$(PREFIX)/bin/mailwarden
 	rm -f $(UNITS)/mailwardend.service $(UNITS)/mailwarden.socket
+	rm -f $(UNITS)/mailwarden-hookd.socket $(UNITS)/mailwarden-hookd@.service
 	rm -f $(DESTDIR)$(PREFIX)/lib/sysusers.d/mailwarden.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/mailwarden.conf
 	rm -rf $(SHARE) $(DOC)
 	@echo "left as they are: $(CONFIG), /var/lib/mailwarden, and the nftables table (nft delete table inet mailwarden)"

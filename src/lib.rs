@@ -25,4 +25,6 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod daemon;
+pub mod hookd;
+pub mod policy;
 pub mod store;

@@ -55,6 +55,22 @@ pub const SESSIONS_MAX: usize = 65_536;
 pub const STORE_PENDING_ROWS_MAX: usize = 1_000_000;
 /// Accounts held or locked at once.
 pub const STOPPED_ACCOUNTS_MAX: usize = 10_000;
+/// Messages of one account that are put on hold or let go at once.
+pub const HELD_MESSAGES_MAX: usize = 20_000;
+/// Messages named in one request to the root helper.
+pub const ERRAND_MESSAGES_MAX: usize = 1_000;
+/// Bytes of one request to the root helper, and of its answer.
+pub const HELPER_REQUEST_BYTES_MAX: usize = 64 * 1024;
+/// Errands of the root helper that wait.
+pub const ERRANDS_WAITING_MAX: usize = 10_000;
+/// Bytes of a hook's output that are kept: its end.
+pub const HOOK_OUTPUT_BYTES_MAX: usize = 4 * 1024;
+/// Ids of done errands that the root helper remembers.
+pub const HELPER_DONE_MAX: usize = 20_000;
+/// Bytes of one request of the policy protocol; of a longer one the rest is not looked at.
+pub const POLICY_REQUEST_BYTES_MAX: usize = 64 * 1024;
+/// Policy connections served at once: more than the smtpd processes of a large host.
+pub const POLICY_CONNECTIONS_MAX: usize = 4_096;
 /// Bytes of one database of countries or AS numbers; the largest that are sold have 400 MB.
 pub const GEO_FILE_BYTES_MAX: u64 = 1 << 30;
 /// Entries of such a database that are looked at for the names of its fields.

@@ -522,6 +522,8 @@ fn the_comments_of_the_main_file_tell_the_defaults() {
     assert_eq!(written.enforcement, default.enforcement);
     assert_eq!(written.state, default.state);
     assert_eq!(written.control, default.control);
+    assert_eq!(written.policy, default.policy);
+    assert_eq!(written.helper, default.helper);
     assert_eq!(written.log, default.log);
     let forced = sources.replace("kind =", "force = true\nkind =");
     load(&[("mailwarden.toml", &forced)]).unwrap_or_else(|report| panic!("{report}"));

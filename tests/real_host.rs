@@ -1,6 +1,8 @@
 //! The real Postfix, Dovecot and rsyslog of Debian in network namespaces, with attackers and customers around them.
 //! `scripts/install-test-deps` installs what is needed; without it, or without root, the tests say SKIPPED.
 
+#[path = "real_host/accounts.rs"]
+mod accounts;
 #[path = "real_host/dialog.rs"]
 mod dialog;
 #[path = "real_host/forgery.rs"]

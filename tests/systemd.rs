@@ -26,9 +26,19 @@ fn units_verify() {
     let service = read("systemd/mailwardend.service").replace("/usr/sbin/mailwardend", env!("CARGO_BIN_EXE_mailwardend"));
     fs::write(dir.path().join("mailwardend.service"), service).unwrap();
     fs::write(dir.path().join("mailwarden.socket"), read("systemd/mailwarden.socket")).unwrap();
+    let helper = read("systemd/mailwarden-hookd@.service").replace("/usr/sbin/mailwarden-hookd", env!("CARGO_BIN_EXE_mailwarden-hookd"));
+    fs::write(dir.path().join("mailwarden-hookd@.service"), helper).unwrap();
+    fs::write(dir.path().join("mailwarden-hookd.socket"), read("systemd/mailwarden-hookd.socket")).unwrap();
 
     let output = Command::new(analyze)
-        .args(["verify", "--man=no", "./mailwardend.service", "./mailwarden.socket"])
+        .args([
+            "verify",
+            "--man=no",
+            "./mailwardend.service",
+            "./mailwarden.socket",
+            "./mailwarden-hookd.socket",
+            "./mailwarden-hookd@.service",
+        ])
         .current_dir(dir.path())
         .output()
         .unwrap();
@@ -146,11 +156,16 @@ fn install_lays_out_a_host_and_keeps_its_configuration() {
     for file in [
         "usr/sbin/mailwardend",
         "usr/bin/mailwarden",
+        "usr/sbin/mailwarden-hookd",
+        "usr/lib/systemd/system/mailwarden-hookd.socket",
+        "usr/lib/systemd/system/mailwarden-hookd@.service",
         "usr/lib/systemd/system/mailwardend.service",
         "usr/lib/systemd/system/mailwarden.socket",
         "usr/lib/sysusers.d/mailwarden.conf",
         "usr/lib/tmpfiles.d/mailwarden.conf",
         "usr/share/doc/mailwarden/README.md",
+        "usr/share/doc/mailwarden/accounts.md",
+        "usr/share/doc/mailwarden/contrib/hooks/dovecot-deny",
         "usr/share/doc/mailwarden/contrib/rsyslog/60-mailwarden.conf",
     ] {
         assert!(dir.path().join(file).is_file(), "not installed: {file}");

@@ -6,6 +6,7 @@ mod ban;
 mod check;
 mod json;
 mod list;
+mod lock;
 mod logs;
 mod monitor;
 mod parse;
@@ -82,6 +83,35 @@ enum Verb {
         #[arg(long)]
         all: bool,
     },
+    /// Refuse an account: it can send no more, in open sessions too.
+    Lock {
+        account: String,
+        /// How long: 1h, 2d, forever.
+        #[arg(long = "for", value_name = "TIME", default_value = "forever", value_parser = when::ban_time)]
+        duration: when::BanTime,
+        /// Not only sending: no login at all, where a hook of the helper sees to that.
+        #[arg(long)]
+        full: bool,
+        /// Kept with the lock and shown by `list locks`.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Take an account's lock back. Messages on hold stay there until `release`.
+    Unlock { account: String },
+    /// Accept an account's mail, and park it in the queue until somebody has looked.
+    Hold {
+        account: String,
+        /// Kept with the hold and shown by `list locks`.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// End a hold, and let the parked mail go.
+    Release {
+        account: String,
+        /// Let only so many of the messages go, the oldest; the account stays held.
+        #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+        some: Option<u32>,
+    },
     /// Take back every decision since a time: `02:00`, `2h` (ago), `2026-11-24T02:00:00Z`.
     Undo {
         #[arg(long, value_name = "TIME", value_parser = when::since)]
@@ -126,6 +156,7 @@ enum Verb {
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Listed {
     Bans,
+    Locks,
 }
 
 /// As `mailwarden check`, for `mailwardend --check`.
@@ -150,9 +181,16 @@ fn run(Cli { global, verb }: Cli) -> ExitCode {
     match verb {
         Verb::Ban { nets, duration, scope, reason, force } => ban::ban(&global, nets, duration, scope, reason, force),
         Verb::Unban { nets, all } => ban::unban(&global, nets, all),
+        Verb::Lock { account, duration, full, reason } => {
+            simple(&global, &Request::Lock { account, seconds: duration.seconds(), full, reason })
+        }
+        Verb::Unlock { account } => simple(&global, &Request::Unlock { account }),
+        Verb::Hold { account, reason } => simple(&global, &Request::Hold { account, reason }),
+        Verb::Release { account, some } => simple(&global, &Request::Release { account, some }),
         Verb::Undo { since } => ban::undo(&global, since),
         Verb::Status { jail } => status::run(&global, jail),
         Verb::List { what: Listed::Bans } => list::bans(&global),
+        Verb::List { what: Listed::Locks } => lock::list(&global),
         Verb::Why { subject } => why::run(&global, subject),
         Verb::Monitor => monitor::run(&global),
         Verb::Reload => simple(&global, &Request::Reload),

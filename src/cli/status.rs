@@ -9,6 +9,9 @@ use super::table::{self, Table};
 use super::{Global, call};
 use crate::control::Request;
 
+/// Held and locked accounts in `status`; `list locks` has all.
+const STOPS_SHOWN: usize = 20;
+
 pub(super) fn run(global: &Global, jail: Option<String>) -> ExitCode {
     let status = match call(global, &Request::Status { jail }) {
         Ok(response) => response.data,
@@ -45,6 +48,10 @@ fn print(status: &Value) -> io::Result<()> {
             table::printable(&text(&forged["last_line"]))
         )?;
     }
+    writeln!(out, "stopping  {}", stopping(&status["stopping"], status["has_lock_path"] == true))?;
+    for stop in status["stopped"].as_array().into_iter().flatten().take(STOPS_SHOWN) {
+        writeln!(out, "account   {}", super::lock::sentence(stop))?;
+    }
     writeln!(out, "bans      {} in force\n", status["engine"]["bans"])?;
     drop(out);
     jails(&status["engine"]["jails"]).print()
@@ -69,6 +76,28 @@ fn firewall(firewall: &Value) -> String {
         line.push_str(&format!("; {} BANS WERE REFUSED BY THE KERNEL", firewall["refused"]));
     }
     line
+}
+
+fn stopping(stopping: &Value, has_lock_path: bool) -> String {
+    let mut ways = Vec::new();
+    if let Some(path) = stopping["policy"].as_str() {
+        let number = |key: &str| stopping[key].as_u64().unwrap_or(0);
+        let asked = match number("requests") {
+            0 => "Postfix has not asked yet".to_owned(),
+            requests => format!("{requests} requests, {} refused, {} held", number("refused"), number("held")),
+        };
+        ways.push(format!("policy on {path} ({asked})"));
+    }
+    if let Some(problem) = stopping["policy_problem"].as_str() {
+        ways.push(format!("POLICY FAILED: {}", table::printable(problem)));
+    }
+    if let Some(helper) = stopping["helper"].as_str() {
+        ways.push(format!("helper: {}", table::printable(helper)));
+    }
+    if !has_lock_path {
+        ways.push("NO LOCK PATH: accounts are only reported (docs/accounts.md)".to_owned());
+    }
+    ways.join("; ")
 }
 
 fn source_line(source: &Value) -> String {

@@ -16,6 +16,7 @@ mod read;
 pub mod report;
 pub mod settings;
 pub mod sources;
+mod stopping;
 mod suggest;
 
 pub use accounts::AccountRules;
@@ -25,6 +26,7 @@ pub use filters::Filters;
 pub use report::Report;
 pub use settings::{BanRules, Control, Enforcement, Log, State};
 pub use sources::{Sources, TrustRule};
+pub use stopping::{Helper, Policy};
 
 use files::Texts;
 use raw::RawMain;
@@ -53,6 +55,8 @@ pub struct Config {
     pub enforcement: Enforcement,
     pub state: State,
     pub control: Control,
+    pub policy: Policy,
+    pub helper: Helper,
     pub log: Log,
     /// Warnings only.
     pub warnings: Report,
@@ -112,6 +116,8 @@ fn resolve(texts: &Texts, paths: &Paths, mut report: Report) -> Result<Config, R
         enforcement: Enforcement::resolve(value_or(main.enforcement, Default::default()), &mut report),
         state: State::resolve(value_or(main.state, Default::default()), paths),
         control: Control::resolve(value_or(main.control, Default::default()), paths),
+        policy: Policy::resolve(value_or(main.policy, Default::default()), &mut report),
+        helper: Helper::resolve(value_or(main.helper, Default::default()), paths),
         log: Log::resolve(value_or(main.log, Default::default())),
         warnings: Report::default(),
     };

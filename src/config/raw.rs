@@ -30,6 +30,8 @@ pub const TABLES: &[(&str, &[&str])] = &[
     ("[enforcement]", RawEnforcement::KEYS),
     ("[state]", RawState::KEYS),
     ("[control]", RawControl::KEYS),
+    ("[policy]", RawPolicy::KEYS),
+    ("[helper]", RawHelper::KEYS),
     ("[log]", RawLog::KEYS),
     ("jail.d/*.toml", RawJailFile::KEYS),
     ("[jail.NAME]", RawJail::KEYS),
@@ -51,6 +53,8 @@ raw! {
         enforcement: RawEnforcement = "enforcement",
         state: RawState = "state",
         control: RawControl = "control",
+        policy: RawPolicy = "policy",
+        helper: RawHelper = "helper",
         log: RawLog = "log",
     }
 }
@@ -156,6 +160,23 @@ raw! {
     RawControl in "[control]" {
         socket: PathBuf = "socket",
         group: String = "group",
+    }
+}
+
+raw! {
+    RawPolicy in "[policy]" {
+        enabled: bool = "enabled",
+        socket: PathBuf = "socket",
+        group: String = "group",
+        users: Many<String> = "users",
+        text: String = "text",
+    }
+}
+
+raw! {
+    RawHelper in "[helper]" {
+        enabled: bool = "enabled",
+        socket: PathBuf = "socket",
     }
 }
 
@@ -346,7 +367,10 @@ impl FromToml for Limit {
         let number = ["%", "x", "km/h"].iter().find_map(|unit| text.strip_suffix(unit)).and_then(|number| number.trim_end().parse().ok());
         match number {
             Some(number) => Some(Limit(number)),
-            None => reader.error(node, Wrong::new(format!("{text:?} is no limit")).help("6, \"12%\", \"4x\" or \"900km/h\"")),
+            None => {
+                let help = "a number such as 6, or one of \"12%\", \"4x\", \"900km/h\"";
+                reader.error(node, Wrong::new(format!("{text:?} is no limit: expected a number, found a string")).help(help))
+            }
         }
     }
 }

@@ -29,6 +29,32 @@ pub enum Request {
         nets: Vec<IpNetwork>,
     },
     UnbanAll,
+    Lock {
+        account: String,
+        /// `None`: until somebody unlocks it.
+        seconds: Option<u64>,
+        /// Nothing can be logged in to, where a hook sees to that.
+        #[serde(default)]
+        full: bool,
+        #[serde(default)]
+        reason: String,
+    },
+    Unlock {
+        account: String,
+    },
+    Hold {
+        account: String,
+        #[serde(default)]
+        reason: String,
+    },
+    Release {
+        account: String,
+        /// Only so many of the messages on hold, the oldest; the account stays held.
+        #[serde(default)]
+        some: Option<u32>,
+    },
+    /// Who is held or locked.
+    ListLocks,
     Undo {
         /// Microseconds since the epoch.
         since: i64,
@@ -101,6 +127,27 @@ pub struct BanView {
     pub reason: String,
     pub cause: String,
     pub earlier_bans: u32,
+}
+
+/// An account that is stopped, as `list locks` shows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StopView {
+    pub account: String,
+    /// `hold` or `lock`.
+    pub verb: String,
+    /// Of a lock: `submission` or `auth`.
+    pub scope: Option<Scope>,
+    /// There is a way to carry it out; else it is only a word.
+    pub in_force: bool,
+    pub jail: String,
+    pub since: String,
+    /// RFC 3339; `null`: until somebody lifts it.
+    pub until: Option<String>,
+    pub remaining_seconds: Option<u64>,
+    pub reason: String,
+    pub cause: String,
+    /// Messages in the queue that were put on hold.
+    pub parked: usize,
 }
 
 /// One page of `list bans`.

@@ -11,7 +11,7 @@ const CUT_MARK: &[u8] = b"...";
 pub(super) const POSTFIX_NAME_BYTES: usize = 100;
 
 /// Applies [`AccountRules`]; reuses one buffer, so that a name costs no allocation.
-pub(super) struct Canonical {
+pub struct Canonical {
     rules: AccountRules,
     buffer: Vec<u8>,
 }

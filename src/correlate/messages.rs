@@ -209,6 +209,22 @@ impl Messages {
         self.get(at)?.submitter.map(|id| self.names.text(id))
     }
 
+    /// The queue ids of a submitter, the youngest first, at most `max`. Looks no farther back than its oldest message.
+    pub fn ids_of(&self, submitter: &[u8], max: usize) -> impl Iterator<Item = (&[u8], Timestamp)> {
+        let found = self.names.find(submitter);
+        let (id, count) = found.map_or((None, 0), |(id, holders)| (Some(id), holders));
+        let mut at = if id.is_some() { self.youngest } else { NONE };
+        let entries = std::iter::from_fn(move || {
+            let message = self.slots.get(at as usize)?;
+            at = message.older;
+            Some(message)
+        });
+        entries
+            .filter(move |message| message.submitter.is_some() && message.submitter == id)
+            .take(max.min(count))
+            .map(|message| (message.id(), message.created))
+    }
+
     /// The queue id is gone. Its entry stays until [`Messages::free_retired`].
     pub fn retire(&mut self, at: MessageRef) {
         self.free_retired();
@@ -357,6 +373,21 @@ mod tests {
         messages.set_submitter(old, b"anna");
         let new = messages.begin(1, b"4XYZ", at(1)).unwrap();
         assert_eq!((messages.submitter(new), messages.get(old).is_none(), messages.names.len()), (None, true, 0));
+    }
+
+    #[test]
+    fn the_messages_of_a_submitter_are_found() {
+        let mut messages = Messages::new();
+        for n in 0..6u8 {
+            let one = messages.begin(1, &[b'A', b'0' + n], at(i64::from(n))).unwrap();
+            messages.set_submitter(one, if n % 2 == 0 { b"anna" } else { b"bob" });
+        }
+        let gone = messages.find(1, b"A2").unwrap();
+        messages.retire(gone);
+        messages.free_retired();
+        let ids = |name: &[u8], max| messages.ids_of(name, max).map(|(id, at)| (id.to_vec(), at)).collect::<Vec<_>>();
+        assert_eq!(ids(b"anna", 9), [(b"A4".to_vec(), at(4)), (b"A0".to_vec(), at(0))]);
+        assert_eq!((ids(b"bob", 1).len(), ids(b"carl", 9).len()), (1, 0));
     }
 
     #[test]

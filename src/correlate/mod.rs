@@ -24,12 +24,12 @@ use crate::config::AccountRules;
 use crate::event::{Event, EventKind};
 use crate::parse::{Field, LineKind, Parsed, slice};
 use crate::time::Timestamp;
-use canonical::Canonical;
 use hints::Hints;
 use messages::{Flags, Messages};
 use reinjected::{MessageIds, Proxied};
 use sessions::{Process, Sessions};
 
+pub use canonical::Canonical;
 pub use messages::MessageRef;
 
 /// What takes the events.
@@ -117,6 +117,20 @@ impl Correlator {
             LineKind::ProtocolAbuse => self.about_mail(EventKind::ProtocolAbuse, seen, sink),
             LineKind::SpamVerdict => self.about_mail(EventKind::SpamVerdict, seen, sink),
         }
+    }
+
+    /// The canonical form of a submitter's name, as an operator writes it. One that is no account stands as it is.
+    pub fn canonical_name(&mut self, shown: &str) -> String {
+        if ["local:", "client:", "forward:"].iter().any(|kind| shown.starts_with(kind)) {
+            return shown.to_owned();
+        }
+        String::from_utf8_lossy(self.canonical.name(shown.as_bytes())).into_owned()
+    }
+
+    /// The messages of a submitter that are still in the queue, the youngest first: id, and when the first line about it came. `None`
+    /// in place of the names of messages beyond `max`.
+    pub fn queue_ids_of(&self, submitter: &str, max: usize) -> Vec<(String, Timestamp)> {
+        self.messages.ids_of(submitter.as_bytes(), max).map(|(id, created)| (String::from_utf8_lossy(id).into_owned(), created)).collect()
     }
 
     /// Who sends a message; `None` while that is not known. Good until the next [`Correlator::handle`].

@@ -67,6 +67,12 @@ impl Names {
         self.vacant.push(id.0);
     }
 
+    /// A name that somebody holds, and how many do.
+    pub fn find(&self, text: &[u8]) -> Option<(NameId, usize)> {
+        let found = *self.index.find(self.hasher.hash_one(text), |&at| *self.entries[at as usize].text == *text)?;
+        Some((NameId(found), self.entries[found as usize].holders as usize))
+    }
+
     pub fn text(&self, id: NameId) -> &[u8] {
         &self.entries[id.0 as usize].text
     }

@@ -14,7 +14,7 @@ use super::decisions::Effects;
 use super::geo::Geo;
 use super::inbox::{ControlThread, Inbox, Message};
 use super::setup::{self, Loaded, Setup};
-use super::views;
+use super::{stops, views};
 use crate::config::{Config, Paths};
 use sd_notify::NotifyState;
 use tokio::sync::oneshot;
@@ -211,7 +211,7 @@ impl Core {
     /// Everything that the engine has decided, into the store, the kernel, the log. True when there is more.
     fn act(&mut self) -> bool {
         let now = self.clock.now();
-        let more = self.effects.apply(&mut self.engine, &self.inbox, now);
+        let more = self.effects.apply(&mut self.engine, &self.correlator, &self.inbox, now);
         self.effects.firewall.work(&self.engine, now);
         more || self.effects.firewall.is_busy()
     }
@@ -223,6 +223,7 @@ impl Core {
                 Message::Request(request, answer) => self.respond(request, answer),
                 Message::Reload => self.begin_reload(None),
                 Message::Loaded(loaded, answer) => self.finish_reload(loaded, answer),
+                Message::ErrandDone(id, outcome) => self.effects.store.errand_done(id, outcome),
                 Message::Stop => return Flow::Stop,
             }
         }
@@ -236,11 +237,19 @@ impl Core {
             Request::Ping => Response::ok("mailwardend is running"),
             Request::Status { jail } => views::status(self, jail.as_deref(), now),
             Request::ListBans { after } => views::bans(&self.engine, after, now),
-            Request::Why { subject } => views::why(&self.engine, &subject, now),
+            Request::ListLocks => stops::list(self, now),
+            Request::Why { subject } => {
+                let account = self.correlator.canonical_name(&subject);
+                views::why(&self.engine, &subject, account)
+            }
             Request::Monitor => Response::error(Code::BadRequest, "monitor is answered before it comes here"),
             command => {
-                let response = views::command(&mut self.engine, command, now);
-                while self.effects.apply(&mut self.engine, &self.inbox, now) {}
+                let response = if stops::is_about_account(&command) {
+                    stops::command(self, command, now)
+                } else {
+                    views::command(&mut self.engine, command, now)
+                };
+                while self.effects.apply(&mut self.engine, &self.correlator, &self.inbox, now) {}
                 return self.effects.answer_when_saved(response, answer);
             }
         };
@@ -285,6 +294,7 @@ impl Core {
         self.engine.reconfigure(engine, self.clock.now());
         self.geo.take_over(geo);
         self.effects.reconfigure(config.enforcement.destroy_sockets);
+        self.effects.stopping.reconfigure(&config, config.policy != self.config.policy);
         let mut text = format!("reloaded: {} jails, {} patterns", config.jails.len(), config.filters.set.pattern_count());
         let before = &self.config;
         if config.sources != before.sources
@@ -311,6 +321,7 @@ impl Core {
         self.next_tick = Instant::now() + TICK;
         self.parser.set_reference(now);
         self.effects.firewall.tick(&self.engine);
+        self.effects.chase(&self.engine, &self.correlator, now);
         self.geo.tick(now);
         self.effects.keep_store(&self.engine, now, self.config.bans.memory);
         if self.watchdog.is_some() {

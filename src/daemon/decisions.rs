@@ -10,10 +10,13 @@ use log::{debug, error, info, warn};
 use super::closer::Closer;
 use super::firewall::{Firewall, lasting};
 use super::inbox::Inbox;
+use super::stopping::Stopping;
 use tokio::sync::oneshot;
 
 use crate::address::display;
 use crate::control::Response;
+use crate::correlate::Correlator;
+use crate::enforce::errand::Errand;
 use crate::enforce::nft::{Element, Key};
 use crate::engine::Engine;
 use crate::engine::decision::{Decision, Subject, Verb};
@@ -33,6 +36,7 @@ const PRUNE: Duration = Duration::from_secs(60);
 pub(super) struct Effects {
     pub(super) firewall: Firewall,
     pub(super) store: Store,
+    pub(super) stopping: Stopping,
     destroy_sockets: bool,
     closer: Closer,
     troubles: HashMap<usize, (String, Instant)>,
@@ -50,10 +54,11 @@ struct Told {
 }
 
 impl Effects {
-    pub(super) fn new(firewall: Firewall, store: Store, destroy_sockets: bool) -> Effects {
+    pub(super) fn new(firewall: Firewall, store: Store, stopping: Stopping, destroy_sockets: bool) -> Effects {
         Effects {
             firewall,
             store,
+            stopping,
             destroy_sockets,
             closer: Closer::default(),
             troubles: HashMap::new(),
@@ -68,8 +73,13 @@ impl Effects {
         self.destroy_sockets = destroy_sockets;
     }
 
+    /// Whether a lock is more than a word here: Postfix asks us, or the helper has a hook for it.
+    pub(super) fn has_lock_path(&self) -> bool {
+        self.stopping.lock_path().exists()
+    }
+
     /// Carries out what waits. True when more waits.
-    pub(super) fn apply(&mut self, engine: &mut Engine, inbox: &Inbox, now: Timestamp) -> bool {
+    pub(super) fn apply(&mut self, engine: &mut Engine, correlator: &Correlator, inbox: &Inbox, now: Timestamp) -> bool {
         let mut decisions = Vec::new();
         while decisions.len() < DECISIONS_PER_TURN
             && let Some(decision) = engine.poll_decision()
@@ -83,10 +93,12 @@ impl Effects {
         let (added, removed) = changes(&decisions, now);
         publish(&decisions, inbox);
         let told = self.told.choose(&decisions);
+        let errands = self.stopping.apply(&decisions, engine, correlator);
         // The ledger first: the hand-over costs a microsecond, and the store's thread commits while the kernel is written.
-        if !self.store.record(decisions) {
+        if !self.store.record_with(decisions, errands.clone()) {
             warn!("the disk is too slow: decisions were given up in the state on disk; enforcement goes on");
         }
+        self.stopping.deliver(errands, &self.store);
         self.firewall.remove(&removed);
         self.firewall.add(&added);
         // The thread that writes the log would take the processor when it is woken.
@@ -98,6 +110,27 @@ impl Effects {
         more
     }
 
+    /// Every tick: further messages of the stopped.
+    pub(super) fn chase(&mut self, engine: &Engine, correlator: &Correlator, now: Timestamp) {
+        let errands = self.stopping.chase(engine, correlator, now);
+        self.send(errands);
+    }
+
+    /// Lets some messages of an account go; how many.
+    pub(super) fn let_go(&mut self, account: &str, count: usize, stop: u64, now: Timestamp) -> usize {
+        let errands = self.stopping.let_go(account, count, stop, now);
+        let messages = errands.iter().map(|errand| errand.mail.len()).sum();
+        self.send(errands);
+        messages
+    }
+
+    fn send(&mut self, errands: Vec<Errand>) {
+        if !errands.is_empty() {
+            self.store.record_with(Vec::new(), errands.clone());
+            self.stopping.deliver(errands, &self.store);
+        }
+    }
+
     /// Every tick: what was not saved is noticed, and made good from the ledger.
     pub(super) fn keep_store(&mut self, engine: &Engine, now: Timestamp, memory: Duration) {
         self.told.sum_up();
@@ -105,6 +138,7 @@ impl Effects {
         if health.bans_missing() > self.bans_missing && health.problem().is_none() {
             self.bans_missing = health.bans_missing();
             self.store.replace_bans(engine.bans().collect(), now);
+            self.store.replace_stopped(engine.stopped().collect());
         }
         if self.store_problem.as_deref() != health.problem() {
             self.store_problem = health.problem().map(str::to_owned);
@@ -221,10 +255,10 @@ fn sentence(decision: &Decision) -> String {
     };
     let observed = if decision.observed { "would " } else { "" };
     let mut text = format!("{observed}{} {subject}", decision.verb);
-    if matches!(decision.verb, Verb::Ban | Verb::Unban) {
+    if matches!(decision.verb, Verb::Ban | Verb::Unban | Verb::Lock) {
         text.push_str(&format!(" scope {}", decision.scope));
     }
-    if decision.verb == Verb::Ban {
+    if decision.verb == Verb::Ban || decision.verb == Verb::Lock && decision.until != Timestamp::NEVER {
         text.push_str(&format!(" until {}", decision.until));
     }
     text.push_str(&format!(", jail {}: {}", decision.jail, decision.reason));

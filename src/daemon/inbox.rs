@@ -14,6 +14,7 @@ use tokio::sync::{broadcast, oneshot};
 use super::setup::Loaded;
 use crate::control::server::{self, Access};
 use crate::control::{Request, Response};
+use crate::enforce::errand::Outcome;
 
 /// Decisions that a slow monitor may lag behind.
 const MONITOR_BACKLOG: usize = 4_096;
@@ -24,6 +25,8 @@ pub enum Message {
     Reload,
     /// A configuration that was asked for, or what is wrong with it.
     Loaded(Result<Box<Loaded>, String>, Option<oneshot::Sender<Response>>),
+    /// The helper has done an errand, or never will.
+    ErrandDone(String, Outcome),
     /// SIGTERM or SIGINT.
     Stop,
 }

@@ -11,6 +11,7 @@ use super::decisions::Effects;
 use super::firewall::Firewall;
 use super::geo::{self, Geo};
 use super::inbox::{self, ControlThread, Inbox};
+use super::stopping::{Saved, Stopping};
 use super::{Options, log as logging, secret};
 use crate::config::allow::{Mynetworks, ask_postfix};
 use crate::config::settings::{LogLevel, LogTarget};
@@ -18,6 +19,7 @@ use crate::config::sources::{self, Host, INHERITED_NAME};
 use crate::config::{self, Config, Paths};
 use crate::correlate::Correlator;
 use crate::enforce::nft::NftOptions;
+use crate::engine::account::Stopped;
 use crate::engine::snapshot::SnapshotRow;
 use crate::engine::{Engine, EngineConfig};
 use crate::geo::Shared;
@@ -64,6 +66,8 @@ pub(super) fn start(options: &Options) -> Result<(Setup, Inbox, ControlThread), 
     let mut engine = Engine::new(EngineConfig { seed: secret::load_or_make(&config.state.dir), ..engine_config }, now);
     engine.restore(&saved_rows(loaded.windows));
     engine.restore_bans(loaded.bans);
+    let saved = Saved { errands: loaded.errands, parked: loaded.parked };
+    engine.restore_stopped(unended(loaded.stopped, now));
     // Before the firewall is compared with the ledger: a ban that is not in there is taken for one that nobody wants.
     engine.enter_restored_bans();
     let dry_run = options.dry_run || config.enforcement.dry_run;
@@ -76,10 +80,11 @@ pub(super) fn start(options: &Options) -> Result<(Setup, Inbox, ControlThread), 
     let sources = open_sources(&specs, &loaded.cursors, &mut inherited, now)?;
     let (jails, sources_open, bans, span) = (config.jails.len(), sources.len(), engine.ban_count(), clock.now().since(now));
     info!("{jails} jails, {sources_open} sources, {bans} bans taken over in {} ms", span.as_millis());
+    let stopping = Stopping::start(&config, &engine, dry_run, saved, inbox.sender());
     let setup = Setup {
         parser_options: parser_options(now),
         correlator: Correlator::new(config.accounts.clone(), trusted),
-        effects: Effects::new(firewall, store, config.enforcement.destroy_sockets),
+        effects: Effects::new(firewall, store, stopping, config.enforcement.destroy_sockets),
         config: Arc::new(config),
         clock,
         trust,
@@ -90,6 +95,15 @@ pub(super) fn start(options: &Options) -> Result<(Setup, Inbox, ControlThread), 
         log_writer,
     };
     Ok((setup, inbox, control))
+}
+
+/// A hold or lock whose time ran out while nobody was here ends now, so that whatever carried it out is told.
+fn unended(mut stopped: Vec<Stopped>, now: Timestamp) -> Vec<Stopped> {
+    let soon = now + Duration::from_millis(1);
+    for Stopped { stop, .. } in &mut stopped {
+        stop.until = stop.until.max(soon);
+    }
+    stopped
 }
 
 fn saved_rows(windows: SavedWindows) -> Vec<SnapshotRow> {

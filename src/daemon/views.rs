@@ -51,6 +51,9 @@ pub(super) fn status(core: &mut Core, jail: Option<&str>, now: Timestamp) -> Res
         "sources": core.sources.iter().map(|source| SourceView::from(source.stats())).collect::<Vec<_>>(),
         "messages": core.correlator.stats().messages,
         "worst_turn_micros": u64::try_from(core.worst_turn.as_micros()).unwrap_or(u64::MAX),
+        "has_lock_path": core.effects.has_lock_path(),
+        "stopping": core.effects.stopping.view(),
+        "stopped": super::stops::views(core, now),
         "geo": core.geo.shared.describe(),
         "engine": engine,
     }))
@@ -99,21 +102,22 @@ fn view(ban: Ban, now: Timestamp) -> BanView {
     }
 }
 
-pub(super) fn why(engine: &Engine, subject: &str, _now: Timestamp) -> Response {
-    let why = engine.why(&parse_subject(subject));
+/// `account` is the canonical name, should `subject` be no address.
+pub(super) fn why(engine: &Engine, subject: &str, account: String) -> Response {
+    let why = engine.why(&parse_subject(subject, account));
     if why.is_empty() {
         return Response::error(Code::NotFound, format!("nothing is known about {subject}"));
     }
     Response::data(&why)
 }
 
-fn parse_subject(text: &str) -> Subject {
+fn parse_subject(text: &str, account: String) -> Subject {
     if let Ok(ip) = text.parse::<IpAddr>() {
         return Subject::Net(address::single(address::canonical(ip)));
     }
     match text.parse::<IpNetwork>() {
         Ok(net) => Subject::Net(address::network(net.ip(), net.prefix())),
-        Err(_) => Subject::Account(text.to_lowercase()),
+        Err(_) => Subject::Account(account),
     }
 }
 

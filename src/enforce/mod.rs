@@ -4,6 +4,8 @@
 //! enforcer cannot do is told to the caller and never stops the daemon.
 
 pub mod dry_run;
+pub mod errand;
+pub mod helper;
 pub mod nft;
 pub mod reconcile;
 pub mod sockets;

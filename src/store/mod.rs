@@ -1,4 +1,4 @@
-//! What outlives the daemon: bans and every decision in `state.db`, counts and source positions in `windows.db`.
+//! What outlives the daemon: bans, stopped accounts, errands of the helper and every decision in `state.db`, counts and source positions in `windows.db`.
 //!
 //! **Invariant:** nobody waits for the disk. Each file has a thread of its own that commits what has gathered in one
 //! transaction; a disk that is full or broken is reported ([`Store::health`]) and tried again, and enforcement goes on. A row that
@@ -22,6 +22,8 @@ pub use error::StoreError;
 pub use state::{DecisionQuery, Reader};
 pub use windows::SavedWindows;
 
+use crate::enforce::errand::{Errand, Outcome, QueuedMail};
+use crate::engine::account::Stopped;
 use crate::engine::decision::{Ban, Decision};
 use crate::engine::jail::Scope;
 use crate::engine::snapshot::SnapshotRow;
@@ -41,6 +43,12 @@ pub struct Store {
 pub struct Loaded {
     /// In force at `now`, one for each network and scope.
     pub bans: Vec<Ban>,
+    /// Accounts held or locked; also those whose time ran out meanwhile, which nobody has been told yet.
+    pub stopped: Vec<Stopped>,
+    /// What the helper has not done yet, in order.
+    pub errands: Vec<Errand>,
+    /// Messages that it was told to put on hold and not to release, with their accounts.
+    pub parked: Vec<(String, QueuedMail)>,
     /// Source name and position.
     pub cursors: Vec<(String, String)>,
     pub windows: SavedWindows,
@@ -98,7 +106,7 @@ impl Store {
         file::make_directory(directory, &mut notices);
         let state_path = directory.join("state.db");
         let windows_path = directory.join("windows.db");
-        let (state, bans) = file::open(&state_path, &state::SCHEMA, &mut notices, |connection| state::load(connection, now))?;
+        let (state, remembered) = file::open(&state_path, &state::SCHEMA, &mut notices, |connection| state::load(connection, now))?;
         let (windows, cursors) = file::open(&windows_path, &windows::SCHEMA, &mut notices, windows::load_cursors)?;
         let saved = SavedWindows::new(&windows_path, &windows);
         let store = Store {
@@ -106,14 +114,30 @@ impl Store {
             windows: Writer::start("store-windows", windows_path, &windows::SCHEMA, windows, windows::apply),
             state_path,
         };
-        Ok((store, Loaded { bans, cursors, windows: saved, notices }))
+        let state::Remembered { bans, stopped, errands, parked } = remembered;
+        Ok((store, Loaded { bans, stopped, errands, parked, cursors, windows: saved, notices }))
     }
 
     /// Keeps decisions, and the bans that they put in force or lift (unless they were only observed). False when too many wait and
     /// these were given up; see [`Health::bans_missing`].
     pub fn record(&self, decisions: Vec<Decision>) -> bool {
-        let rows = decisions.len();
-        rows == 0 || self.state.send(StateJob::Decisions(decisions), rows)
+        self.record_with(decisions, Vec::new())
+    }
+
+    /// As [`Store::record`], and in the same transaction what the helper is to do about them.
+    pub fn record_with(&self, decisions: Vec<Decision>, errands: Vec<Errand>) -> bool {
+        let rows = decisions.len() + errands.len();
+        rows == 0 || self.state.send(StateJob::Decisions(decisions, errands), rows)
+    }
+
+    pub fn errand_done(&self, id: String, outcome: Outcome) {
+        self.state.send(StateJob::ErrandDone(id, outcome), 1);
+    }
+
+    /// Makes the stopped accounts on disk these and no others.
+    pub fn replace_stopped(&self, stopped: Vec<Stopped>) -> bool {
+        let rows = stopped.len().max(1);
+        self.state.send(StateJob::ReplaceStops(stopped), rows)
     }
 
     /// Makes the bans on disk these and no others.

@@ -30,13 +30,29 @@ impl Warden {
 
     /// Starts it with the shipped jails and filters, and a socket whose relay is known to tell the sender of every line.
     pub fn start_annotated(host: &Namespace) -> Self {
+        Self::start_configured(host, "")
+    }
+
+    /// The same, with more in the configuration.
+    pub fn start_configured(host: &Namespace, more: &str) -> Self {
         let configuration = Path::new(ROOT).join("warden");
         fs::create_dir(&configuration).unwrap();
-        fs::write(configuration.join("mailwarden.toml"), ANNOTATED).unwrap();
+        fs::write(configuration.join("mailwarden.toml"), format!("{ANNOTATED}\n{more}")).unwrap();
         for shipped in ["jail.d", "filters"] {
             symlink(Path::new(env!("CARGO_MANIFEST_DIR")).join(shipped), configuration.join(shipped)).unwrap();
         }
         Self::start_with(host, &configuration)
+    }
+
+    /// Starts it again where it ended.
+    pub fn start_again(host: &Namespace) -> Self {
+        Self::start_with(host, &Path::new(ROOT).join("warden"))
+    }
+
+    /// SIGKILL.
+    pub fn kill(mut self) {
+        self.daemon.kill().unwrap();
+        self.daemon.wait().unwrap();
     }
 
     /// The daemon runs where the packets arrive. Returns when it takes lines and requests.

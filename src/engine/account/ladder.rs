@@ -33,6 +33,8 @@ const SYSTEM_UID_MAX: u32 = 999;
 const RISK: &str = "risk";
 /// Points of the login family that make an account look like it is in other hands.
 const STRANGE_POINTS_MIN: f64 = 30.0;
+/// Points of the delivery family from which a list is not just old.
+const BOUNCING_POINTS_MIN: f64 = 35.0;
 /// Two log-ins closer together than this are not a journey: the clocks of servers differ.
 const JOURNEY_SECONDS_MIN: u32 = 60;
 /// Within so many kilometres a database of addresses may be wrong.
@@ -160,7 +162,7 @@ impl Engine {
         let is_proven = is_proven(record, now, rules);
         let wanted = if total >= rules.lock && is_proven {
             Rung::Locked
-        } else if total >= rules.hold {
+        } else if total >= rules.hold && is_worth_a_hold(record, now, rules) {
             Rung::Held
         } else if risk.families(now, rules.half_life) >= 2 {
             Rung::Alerted
@@ -332,6 +334,12 @@ fn is_proven(record: &Record, now: i64, rules: &RiskRules) -> bool {
     let is_strange = of(Family::Login) >= STRANGE_POINTS_MIN;
     let is_called_spam = of(Family::Content) >= FAMILY_POINTS_MIN && of(Family::Volume) >= FAMILY_POINTS_MIN;
     record.risk.families(now, rules.half_life) >= 2 && (is_strange || is_called_spam)
+}
+
+/// From the usual place much mail alone is a newsletter, and a few bounces are an old list: more must be said against it.
+fn is_worth_a_hold(record: &Record, now: i64, rules: &RiskRules) -> bool {
+    let of = |family| record.risk.of(family, now, rules.half_life);
+    of(Family::Login) >= FAMILY_POINTS_MIN || of(Family::Content) >= FAMILY_POINTS_MIN || of(Family::Delivery) >= BOUNCING_POINTS_MIN
 }
 
 /// `score 112: 41 recipients from a new country (50), …`: the latest signs, the heaviest first.

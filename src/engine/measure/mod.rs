@@ -139,6 +139,10 @@ pub trait Window: Value {
     fn ceiling(&self) -> u64 {
         u64::MAX
     }
+    /// Below which total a step with that limit may fire again.
+    fn rearms_below(limit: u64) -> u64 {
+        limit
+    }
     fn clear(&mut self, slot: u8, terms: &Terms);
     fn is_empty(&self) -> bool;
     /// `latest`: the event at hand, if it was just added.
@@ -314,7 +318,7 @@ fn rearm<W: Window>(window: &mut W, rule: &RuleTerms<'_>, terms: &Terms) {
     let level = window.level(rule.slot);
     if level > 0 {
         let (total, ceiling) = (window.total(rule.slot, rule.cutoff, terms), window.ceiling());
-        let reached = rule.limits.iter().take_while(|limit| **limit <= total || total >= ceiling).count();
+        let reached = rule.limits.iter().take_while(|limit| W::rearms_below(**limit) <= total || total >= ceiling).count();
         window.set_level(rule.slot, level.min(reached as u8));
     }
 }

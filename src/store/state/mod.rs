@@ -1,23 +1,29 @@
-//! `state.db`: every decision, and the latest ban of each network and scope.
+//! `state.db`: every decision, the latest ban of each network and scope, the accounts that are stopped, and the errands of the
+//! root helper that follow from that.
 //!
 //! A ban's texts stand in its decision (`bans.decision`). A row of `bans` outlives its ban by the memory, so the table is the history
 //! of the networks as well. `decisions` has no index: it is written hundreds of thousands of times for each time that
 //! somebody asks it `why`, and reading a million rows takes a fraction of a second.
 
+mod errands;
 mod read;
 mod record;
+mod stops;
 
 use rusqlite::{Connection, params};
 
 use super::file::Schema;
+use crate::enforce::errand::{Errand, Outcome};
+use crate::engine::account::Stopped;
 use crate::engine::decision::{Ban, Decision};
 use crate::time::Timestamp;
-pub(super) use read::load;
 pub use read::{DecisionQuery, Reader};
+pub(super) use read::{Remembered, load};
 use record::Recorder;
 
 pub(super) const SCHEMA: Schema = Schema {
-    steps: &["CREATE TABLE decisions (
+    steps: &[
+        "CREATE TABLE decisions (
                 number INTEGER PRIMARY KEY,
                 id INTEGER NOT NULL,
                 time INTEGER NOT NULL,      -- microseconds since 1970, as all times
@@ -41,12 +47,44 @@ pub(super) const SCHEMA: Schema = Schema {
                 earlier INTEGER NOT NULL,
                 lifted INTEGER,             -- when somebody ended it
                 PRIMARY KEY (net, scope)
-              ) WITHOUT ROWID;"],
+              ) WITHOUT ROWID;",
+        "CREATE TABLE stops (
+                account TEXT NOT NULL,
+                verb TEXT NOT NULL,         -- hold or lock
+                id INTEGER NOT NULL,
+                scope TEXT NOT NULL,
+                since INTEGER NOT NULL,
+                until INTEGER NOT NULL,
+                jail TEXT NOT NULL,
+                reason TEXT NOT NULL,
+                cause TEXT NOT NULL,
+                evidence TEXT,
+                PRIMARY KEY (account, verb)
+              ) WITHOUT ROWID;
+              CREATE TABLE errands (        -- what the root helper is to do, in this order
+                number INTEGER PRIMARY KEY,
+                id TEXT NOT NULL UNIQUE,
+                time INTEGER NOT NULL,
+                verb TEXT NOT NULL,
+                account TEXT NOT NULL,
+                data TEXT NOT NULL,         -- JSON
+                outcome TEXT,               -- NULL: not done yet
+                output TEXT
+              );
+              CREATE TABLE parked (         -- messages that the helper was told to put on hold
+                account TEXT NOT NULL,
+                queue_id TEXT NOT NULL,
+                arrival INTEGER NOT NULL,   -- seconds since 1970
+                PRIMARY KEY (account, queue_id)
+              ) WITHOUT ROWID;",
+    ],
 };
 
 #[derive(Debug)]
 pub(super) enum StateJob {
-    Decisions(Vec<Decision>),
+    Decisions(Vec<Decision>, Vec<Errand>),
+    ErrandDone(String, Outcome),
+    ReplaceStops(Vec<Stopped>),
     ReplaceBans { bans: Vec<Ban>, now: Timestamp },
     Prune { before: Timestamp, now: Timestamp },
 }
@@ -55,7 +93,12 @@ pub(super) fn apply(connection: &Connection, jobs: &[StateJob]) -> rusqlite::Res
     let mut recorder = Recorder::new(connection)?;
     for job in jobs {
         match job {
-            StateJob::Decisions(decisions) => decisions.iter().try_for_each(|decision| recorder.record(decision))?,
+            StateJob::Decisions(decisions, errands) => {
+                decisions.iter().try_for_each(|decision| recorder.record(decision))?;
+                errands.iter().try_for_each(|errand| errands::add(connection, errand))?;
+            }
+            StateJob::ErrandDone(id, outcome) => errands::done(connection, id, outcome)?,
+            StateJob::ReplaceStops(stopped) => stops::replace(connection, stopped)?,
             StateJob::ReplaceBans { bans, now } => recorder.replace_bans(bans, *now)?,
             StateJob::Prune { before, now } => {
                 recorder.flush()?;
@@ -81,5 +124,6 @@ fn prune(connection: &Connection, before: Timestamp, now: Timestamp) -> rusqlite
                       (SELECT 1 FROM bans WHERE net = old.subject AND scope = old.scope AND decision = old.number AND until > ?2 AND lifted IS NULL)
                     LIMIT ?3)";
     connection.execute(decided, params![before.micros(), now.micros(), PRUNE_ROWS, PRUNE_WINDOW])?;
+    errands::prune(connection, before)?;
     Ok(())
 }

@@ -7,13 +7,34 @@ use ipnetwork::IpNetwork;
 use rusqlite::{Connection, OpenFlags, Row, params};
 
 use super::record::write_subject;
+use super::{errands, stops};
+use crate::enforce::errand::{Errand, QueuedMail};
+use crate::engine::account::Stopped;
 use crate::engine::decision::{Ban, Cause, Decision, Subject};
 use crate::limits::STORIES_MAX;
 use crate::store::{PastBan, StoreError};
 use crate::time::Timestamp;
 
+/// What the file holds for the start.
+#[derive(Default)]
+pub struct Remembered {
+    pub bans: Vec<Ban>,
+    pub stopped: Vec<Stopped>,
+    pub errands: Vec<Errand>,
+    pub parked: Vec<(String, QueuedMail)>,
+}
+
+pub fn load(connection: &Connection, now: Timestamp) -> rusqlite::Result<Remembered> {
+    Ok(Remembered {
+        bans: bans(connection, now)?,
+        stopped: stops::load(connection)?,
+        errands: errands::load(connection)?,
+        parked: errands::parked(connection)?,
+    })
+}
+
 /// The bans in force; the evidence of the latest ones only, as the ledger keeps no more. A row that makes no sense is left out.
-pub fn load(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<Ban>> {
+fn bans(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<Ban>> {
     // The inner select puts them in the order in which their decisions stand in the file; its LIMIT, which limits nothing, keeps
     // SQLite from merging it into the outer one.
     let mut select = connection.prepare(
@@ -47,15 +68,15 @@ fn past_ban(row: &Row<'_>) -> rusqlite::Result<Option<PastBan>> {
     Ok(Some(PastBan { net, scope, count: row.get::<_, u32>(2)?.saturating_add(1), last: time(row, 3)? }))
 }
 
-fn word<T: FromStr>(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<T>> {
+pub(super) fn word<T: FromStr>(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<T>> {
     Ok(row.get_ref(column)?.as_str()?.parse().ok())
 }
 
-fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
+pub(super) fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
     row.get(column).map(Timestamp::from_micros)
 }
 
-fn lines(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<String>> {
+pub(super) fn lines(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<String>> {
     let text = row.get_ref(column)?.as_str_or_null()?;
     Ok(text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default())
 }

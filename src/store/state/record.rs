@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use ipnetwork::IpNetwork;
 use rusqlite::{CachedStatement, Connection, params};
 
+use super::stops;
 use crate::address::to_bits;
 use crate::engine::decision::{Ban, Decision, Subject, Verb};
 use crate::engine::jail::Scope;
@@ -60,7 +61,10 @@ impl<'c> Recorder<'c> {
 
     pub fn record(&mut self, decision: &Decision) -> rusqlite::Result<()> {
         let number = self.log(decision)?;
-        let Subject::Net(net) = decision.subject else { return Ok(()) };
+        let net = match &decision.subject {
+            Subject::Net(net) => *net,
+            Subject::Account(account) => return stops::record(self.connection, account, decision),
+        };
         let number = match decision.verb {
             _ if decision.observed => return Ok(()),
             Verb::Ban => Some(number),

@@ -1,0 +1,282 @@
+//! Accounts that are stopped, made real: published to the policy server, and put before the root helper.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use log::{error, info};
+use serde::Serialize;
+
+use super::inbox::{Message, Outside};
+use crate::config::Config;
+use crate::correlate::Correlator;
+use crate::enforce::errand::{Errand, QueuedMail};
+use crate::enforce::helper::Helper;
+use crate::engine::Engine;
+use crate::engine::account::{Hindrance, Stopped};
+use crate::engine::decision::{Decision, Subject, Verb};
+use crate::limits::HELD_MESSAGES_MAX;
+use crate::policy::{Board, Numbers, server::Server};
+use crate::store::Store;
+use crate::time::Timestamp;
+
+/// How often the queue is looked through for further messages of the stopped: those that Postfix held at our word, and those that
+/// were on their way.
+const CHASE: Duration = Duration::from_secs(2);
+
+pub(super) struct Stopping {
+    board: Arc<Board>,
+    policy: Option<Server>,
+    policy_problem: Option<String>,
+    helper: Option<Helper>,
+    /// Account → queue id → arrival: what the helper was told to put on hold.
+    parked: HashMap<String, BTreeMap<String, i64>>,
+    /// Account → messages that were let go while it is stopped.
+    let_go: HashMap<String, HashSet<String>>,
+    next_chase: Instant,
+    is_dry_run: bool,
+}
+
+/// What the store remembers for us.
+pub(super) struct Saved {
+    pub errands: Vec<Errand>,
+    pub parked: Vec<(String, QueuedMail)>,
+}
+
+/// By which ways a lock becomes more than a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct LockPath {
+    /// The policy server listens.
+    pub policy: bool,
+    /// The helper has a hook for locks.
+    pub hooks: bool,
+}
+
+impl LockPath {
+    pub fn exists(self) -> bool {
+        self.policy || self.hooks
+    }
+}
+
+/// For `status`.
+#[derive(Serialize)]
+pub(super) struct StoppingView {
+    lock_path: LockPath,
+    policy: Option<String>,
+    policy_problem: Option<String>,
+    helper: Option<String>,
+    errands_waiting: usize,
+    #[serde(flatten)]
+    numbers: Numbers,
+}
+
+impl Stopping {
+    /// Whoever is stopped already is stopped from here on.
+    pub fn start(config: &Config, engine: &Engine, is_dry_run: bool, saved: Saved, outside: Outside) -> Stopping {
+        let mut stopping = Stopping {
+            board: Arc::new(Board::new(&config.accounts)),
+            policy: None,
+            policy_problem: None,
+            helper: None,
+            parked: HashMap::new(),
+            let_go: HashMap::new(),
+            next_chase: Instant::now(),
+            is_dry_run,
+        };
+        for (account, QueuedMail { queue_id, arrival }) in saved.parked {
+            stopping.parked.entry(account).or_default().insert(queue_id, arrival);
+        }
+        if config.helper.enabled && !is_dry_run {
+            let done = move |id, outcome| outside.send(Message::ErrandDone(id, outcome));
+            match Helper::start(config.helper.socket.clone(), saved.errands, done) {
+                Ok(helper) => stopping.helper = Some(helper),
+                Err(problem) => error!("cannot start the thread that talks to the helper: {problem}; no hook runs"),
+            }
+        }
+        stopping.publish(engine);
+        stopping.listen(config);
+        stopping
+    }
+
+    pub fn reconfigure(&mut self, config: &Config, has_policy_changed: bool) {
+        self.board.reconfigure(&config.accounts);
+        if has_policy_changed || self.policy.is_none() {
+            self.listen(config);
+        }
+    }
+
+    /// After decisions: those about accounts take effect. Gives what the helper is to do about them.
+    pub fn apply(&mut self, decisions: &[Decision], engine: &Engine, correlator: &Correlator) -> Vec<Errand> {
+        if self.is_dry_run || !decisions.iter().any(changes_standing) {
+            return Vec::new();
+        }
+        self.publish(engine);
+        let mut errands = Vec::new();
+        for decision in decisions.iter().filter(|decision| changes_standing(decision)) {
+            let Subject::Account(account) = &decision.subject else { continue };
+            let mail = match decision.verb {
+                Verb::Hold | Verb::Lock => self.park(account, correlator),
+                Verb::Release => self.take_parked(account, correlator),
+                _ => Vec::new(),
+            };
+            if engine.stopped().all(|stopped| stopped.name != *account) {
+                self.let_go.remove(account);
+            }
+            errands.extend(Errand::of(decision, account, &mail));
+        }
+        self.wanted(errands)
+    }
+
+    /// Every tick: messages of stopped accounts that came into the queue since. Gives what the helper is to do.
+    pub fn chase(&mut self, engine: &Engine, correlator: &Correlator, now: Timestamp) -> Vec<Errand> {
+        if !self.has_helper() || self.next_chase > Instant::now() {
+            return Vec::new();
+        }
+        self.next_chase = Instant::now() + CHASE;
+        let mut errands = Vec::new();
+        for Stopped { name, stop, .. } in engine.stopped() {
+            let mail = self.park(&name, correlator);
+            errands.extend(Errand::more_mail(Verb::Hold, &name, stop.id, now, &mail));
+        }
+        errands
+    }
+
+    /// Lets the `count` oldest parked messages of an account go.
+    pub fn let_go(&mut self, account: &str, count: usize, stop: u64, now: Timestamp) -> Vec<Errand> {
+        let Some(parked) = self.parked.get_mut(account).filter(|_| self.helper.is_some()) else { return Vec::new() };
+        let mut mail: Vec<QueuedMail> =
+            parked.iter().map(|(queue_id, arrival)| QueuedMail { queue_id: queue_id.clone(), arrival: *arrival }).collect();
+        mail.sort_by(|one, other| (one.arrival, &one.queue_id).cmp(&(other.arrival, &other.queue_id)));
+        mail.truncate(count);
+        parked.retain(|queue_id, _| mail.iter().all(|mail| mail.queue_id != *queue_id));
+        self.let_go.entry(account.to_owned()).or_default().extend(mail.iter().map(|mail| mail.queue_id.clone()));
+        Errand::more_mail(Verb::Release, account, stop, now, &mail)
+    }
+
+    /// Hands errands over when they are on disk, or at once where that fails: nobody waits for it here.
+    pub fn deliver(&self, errands: Vec<Errand>, store: &Store) {
+        let Some(helper) = self.helper.as_ref().filter(|_| !errands.is_empty()) else { return };
+        let sender = helper.sender();
+        // The thread lives as long as we do.
+        store.after_decisions(move |_saved| drop(sender.send(errands)));
+    }
+
+    pub fn lock_path(&self) -> LockPath {
+        let hooks = self.helper.as_ref().is_some_and(|helper| helper.has_hook(Verb::Lock));
+        LockPath { policy: self.policy.is_some() && !self.is_dry_run, hooks }
+    }
+
+    /// Whether a hold or lock is more than a word.
+    pub fn carries_out(&self, hindrance: Hindrance) -> bool {
+        match hindrance {
+            Hindrance::Locked => self.lock_path().exists(),
+            Hindrance::Held => self.lock_path().policy || self.has_helper(),
+        }
+    }
+
+    /// Messages of an account that were put on hold.
+    pub fn parked(&self, account: &str) -> usize {
+        self.parked.get(account).map_or(0, BTreeMap::len)
+    }
+
+    fn has_helper(&self) -> bool {
+        self.helper.as_ref().is_some_and(Helper::is_installed)
+    }
+
+    /// What the helper is known to have no hook for is not asked of it.
+    fn wanted(&self, mut errands: Vec<Errand>) -> Vec<Errand> {
+        let Some(helper) = self.helper.as_ref().filter(|helper| helper.is_installed()) else { return Vec::new() };
+        let verbs = helper.view().verbs;
+        errands.retain(|errand| {
+            !errand.mail.is_empty() || verbs.as_ref().is_none_or(|verbs| verbs.iter().any(|verb| verb == errand.verb.as_str()))
+        });
+        errands
+    }
+
+    /// The messages of an account that are in the queue and not known to be on hold; from now on they are.
+    fn park(&mut self, account: &str, correlator: &Correlator) -> Vec<QueuedMail> {
+        if !self.has_helper() {
+            return Vec::new();
+        }
+        let parked = self.parked.entry(account.to_owned()).or_default();
+        let let_go = self.let_go.get(account);
+        let mut mail = Vec::new();
+        for (queue_id, created) in correlator.queue_ids_of(account, HELD_MESSAGES_MAX) {
+            let is_new = !parked.contains_key(&queue_id) && let_go.is_none_or(|let_go| !let_go.contains(&queue_id));
+            if is_new && parked.len() < HELD_MESSAGES_MAX {
+                let arrival = created.micros().div_euclid(1_000_000);
+                parked.insert(queue_id.clone(), arrival);
+                mail.push(QueuedMail { queue_id, arrival });
+            }
+        }
+        if parked.is_empty() {
+            self.parked.remove(account);
+        }
+        mail
+    }
+
+    /// All messages of an account that may be on hold.
+    fn take_parked(&mut self, account: &str, correlator: &Correlator) -> Vec<QueuedMail> {
+        // Those too that Postfix has just held and nobody has chased yet.
+        let _ = self.park(account, correlator);
+        let parked = self.parked.remove(account).unwrap_or_default();
+        self.let_go.entry(account.to_owned()).or_default().extend(parked.keys().cloned());
+        parked.into_iter().map(|(queue_id, arrival)| QueuedMail { queue_id, arrival }).collect()
+    }
+
+    pub fn view(&self) -> StoppingView {
+        StoppingView {
+            lock_path: self.lock_path(),
+            policy: self.policy.as_ref().map(|server| server.path().display().to_string()),
+            policy_problem: self.policy_problem.clone(),
+            helper: self.helper_line(),
+            errands_waiting: self.helper.as_ref().map_or(0, |helper| helper.view().waiting),
+            numbers: self.board.numbers(),
+        }
+    }
+
+    fn helper_line(&self) -> Option<String> {
+        let helper = self.helper.as_ref().filter(|helper| helper.is_installed())?;
+        let view = helper.view();
+        let mut line = match view.verbs {
+            None => "has not answered yet".to_owned(),
+            Some(verbs) if verbs.is_empty() => "no hooks, looks after the queue".to_owned(),
+            Some(verbs) => format!("hooks for {}", verbs.join(", ")),
+        };
+        if view.waiting > 0 {
+            line.push_str(&format!("; {} ERRANDS WAIT", view.waiting));
+        }
+        if let Some(problem) = view.problem {
+            line.push_str(&format!("; PROBLEM: {problem}"));
+        }
+        Some(line)
+    }
+
+    fn publish(&self, engine: &Engine) {
+        if !self.is_dry_run {
+            self.board.publish(engine.stopped());
+        }
+    }
+
+    fn listen(&mut self, config: &Config) {
+        // The old one first: they may have one path.
+        self.policy = None;
+        match Server::start(&config.policy, self.board.clone()) {
+            Ok(server) => {
+                if let Some(server) = &server {
+                    info!("policy requests are answered on {}", server.path().display());
+                }
+                (self.policy, self.policy_problem) = (server, None);
+            }
+            Err(problem) => {
+                error!("{problem}; locks and holds do not reach Postfix this way");
+                self.policy_problem = Some(problem);
+            }
+        }
+    }
+}
+
+fn changes_standing(decision: &Decision) -> bool {
+    let is_about_account = matches!(decision.subject, Subject::Account(_));
+    !decision.observed && is_about_account && matches!(decision.verb, Verb::Lock | Verb::Unlock | Verb::Hold | Verb::Release)
+}

@@ -1,0 +1,133 @@
+//! What an operator asks about accounts, and what is shown of them.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::core::Core;
+use crate::control::{Code, Request, Response, StopView};
+use crate::engine::account::{Hindrance, Stopped};
+use crate::engine::decision::{Command, Reply};
+use crate::limits::ACCOUNT_BYTES_MAX;
+use crate::time::Timestamp;
+
+pub(super) fn list(core: &Core, now: Timestamp) -> Response {
+    Response::data(&views(core, now))
+}
+
+pub(super) fn views(core: &Core, now: Timestamp) -> Vec<StopView> {
+    core.engine.stopped().map(|stopped| view(core, stopped, now)).collect()
+}
+
+fn view(core: &Core, Stopped { name, hindrance, stop }: Stopped, now: Timestamp) -> StopView {
+    let ends = stop.until != Timestamp::NEVER;
+    StopView {
+        verb: hindrance.verb().as_str().to_owned(),
+        scope: (hindrance == Hindrance::Locked).then_some(stop.scope),
+        in_force: core.effects.stopping.carries_out(hindrance),
+        jail: stop.jail,
+        since: stop.since.rfc3339(),
+        until: ends.then(|| stop.until.rfc3339()),
+        remaining_seconds: ends.then(|| stop.until.since(now).as_secs()),
+        reason: stop.reason,
+        cause: stop.cause.to_string(),
+        parked: core.effects.stopping.parked(&name),
+        account: name,
+    }
+}
+
+pub(super) fn is_about_account(request: &Request) -> bool {
+    matches!(request, Request::Lock { .. } | Request::Unlock { .. } | Request::Hold { .. } | Request::Release { .. })
+}
+
+pub(super) fn command(core: &mut Core, request: Request, now: Timestamp) -> Response {
+    let (Request::Lock { account: shown, .. }
+    | Request::Unlock { account: shown }
+    | Request::Hold { account: shown, .. }
+    | Request::Release { account: shown, .. }) = &request
+    else {
+        return Response::error(Code::BadRequest, "no command about an account");
+    };
+    if let Some(mistake) = mistake(shown) {
+        return Response::error(Code::Refused, mistake);
+    }
+    let account = core.correlator.canonical_name(shown);
+    match request {
+        Request::Lock { seconds, full, reason, .. } => {
+            let command = Command::Lock { account: account.clone(), duration: seconds.map(Duration::from_secs), full, reason };
+            let reply = core.engine.handle_command(command, now);
+            stopped(core, reply, &account, Hindrance::Locked)
+        }
+        Request::Hold { reason, .. } => {
+            let reply = core.engine.handle_command(Command::Hold { account: account.clone(), reason }, now);
+            stopped(core, reply, &account, Hindrance::Held)
+        }
+        Request::Unlock { .. } => {
+            let reply = core.engine.handle_command(Command::Unlock { account: account.clone() }, now);
+            let parked = core.effects.stopping.parked(&account);
+            let rest =
+                if parked == 0 { String::new() } else { format!("; {parked} messages stay on hold until `mailwarden release {account}`") };
+            freed(reply, format!("unlocked {account}{rest}"), format!("{account} is not locked"))
+        }
+        Request::Release { some: Some(count), .. } => release_some(core, &account, count, now),
+        Request::Release { some: None, .. } => {
+            let parked = core.effects.stopping.parked(&account);
+            let reply = core.engine.handle_command(Command::Release { account: account.clone() }, now);
+            // A lock parks mail too, and its end lets none of it go.
+            if reply == Reply::NotFound && parked > 0 {
+                return release_some(core, &account, u32::MAX, now);
+            }
+            freed(
+                reply,
+                format!("released {account}, {parked} messages go on"),
+                format!("{account} is not held, and none of its messages is"),
+            )
+        }
+        _ => Response::error(Code::BadRequest, "no command about an account"),
+    }
+}
+
+/// A name goes to Postfix, to hooks and to terminals.
+fn mistake(name: &str) -> Option<String> {
+    if name.is_empty() || name.len() > ACCOUNT_BYTES_MAX {
+        return Some(format!("an account's name has 1 to {ACCOUNT_BYTES_MAX} bytes"));
+    }
+    let is_odd = name.starts_with('-') || name.chars().any(|c| c.is_control() || c.is_whitespace());
+    is_odd.then(|| format!("{name:?} is no account: it begins with \"-\", or has blanks or control characters in it"))
+}
+
+fn stopped(core: &Core, reply: Reply, account: &str, hindrance: Hindrance) -> Response {
+    let (done, would) = match hindrance {
+        Hindrance::Locked => ("locked", "would be locked"),
+        Hindrance::Held => ("held", "would be held"),
+    };
+    let changed = match reply {
+        Reply::Done { changed } => changed,
+        Reply::Refused(why) => return Response::error(Code::Refused, why),
+        Reply::NotFound => return Response::error(Code::NotFound, format!("there is no account {account}")),
+    };
+    let text = match (core.effects.stopping.carries_out(hindrance), changed) {
+        (true, 0) => format!("{account} is {done} already, and for as long"),
+        (true, _) => format!("{done} {account}"),
+        (false, _) => format!("{account} {would}, but there is no way to carry that out: no policy socket, no helper (docs/accounts.md)"),
+    };
+    Response { data: json!({ "changed": changed, "account": account }), ..Response::ok(text) }
+}
+
+fn freed(reply: Reply, done: String, not_found: String) -> Response {
+    match reply {
+        Reply::Done { changed } => Response { data: json!({ "changed": changed }), ..Response::ok(done) },
+        Reply::Refused(why) => Response::error(Code::Refused, why),
+        Reply::NotFound => Response::error(Code::NotFound, not_found),
+    }
+}
+
+/// Lets messages go before anything is decided: the answers to them tell whether the rest is spam.
+fn release_some(core: &mut Core, account: &str, count: u32, now: Timestamp) -> Response {
+    let stop = core.engine.stopped().find(|stopped| stopped.name == account && stopped.hindrance == Hindrance::Held);
+    let gone = core.effects.let_go(account, count as usize, stop.map_or(0, |stopped| stopped.stop.id), now);
+    match gone {
+        0 => Response::error(Code::NotFound, format!("no message of {account} is on hold that mailwarden knows of")),
+        gone => Response { data: json!({ "changed": gone }), ..Response::ok(format!("{gone} messages of {account} go on")) },
+    }
+}

@@ -1,0 +1,258 @@
+//! The daemon's end of the root helper: errands are delivered in order, again and again until one is done, on a thread of its own.
+//!
+//! Each errand carries an id that the helper remembers, so that one which is delivered twice (after a kill, say) is done once.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::errand::{Errand, Outcome};
+use crate::engine::decision::Verb;
+use crate::hookd::{Answer, DESCRIBE, Request, Status};
+use crate::limits::{ERRANDS_WAITING_MAX, HELPER_REQUEST_BYTES_MAX};
+
+/// Longer than any hook may run.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(660);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(300);
+/// How often the helper is asked which hooks there are.
+const DESCRIBE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// The handle; the thread ends with it.
+pub struct Helper {
+    path: PathBuf,
+    errands: Sender<Vec<Errand>>,
+    view: Arc<Mutex<View>>,
+}
+
+/// What is known about the helper.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// The verbs that have hooks; `None`: it has not answered yet.
+    pub verbs: Option<Vec<String>>,
+    /// Why the latest errand or question failed.
+    pub problem: Option<String>,
+    pub waiting: usize,
+}
+
+impl Helper {
+    /// `pending` was not done when the daemon ended; `done` is called for each errand that needs no further try.
+    pub fn start(path: PathBuf, pending: Vec<Errand>, done: impl Fn(String, Outcome) + Send + 'static) -> io::Result<Helper> {
+        let (errands, receiver) = channel();
+        let view = Arc::new(Mutex::new(View::default()));
+        let mut courier = Courier { path: path.clone(), waiting: VecDeque::new(), view: view.clone(), next_question: None };
+        courier.take(pending);
+        std::thread::Builder::new().name("helper".into()).spawn(move || courier.run(&receiver, &done))?;
+        Ok(Helper { path, errands, view })
+    }
+
+    /// Somebody listens there, or did: systemd keeps the socket.
+    pub fn is_installed(&self) -> bool {
+        self.path.exists()
+    }
+
+    /// For threads that hand errands over later.
+    pub fn sender(&self) -> Sender<Vec<Errand>> {
+        self.errands.clone()
+    }
+
+    pub fn view(&self) -> View {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn has_hook(&self, verb: Verb) -> bool {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner).verbs.iter().flatten().any(|name| name == verb.as_str())
+    }
+}
+
+struct Courier {
+    path: PathBuf,
+    waiting: VecDeque<Waiting>,
+    view: Arc<Mutex<View>>,
+    /// `None`: at the next chance.
+    next_question: Option<Instant>,
+}
+
+struct Waiting {
+    errand: Errand,
+    attempts: u32,
+    due: Instant,
+}
+
+/// What came of one delivery.
+enum Delivery {
+    Over(Outcome),
+    /// Try again later; why.
+    Failed(String),
+}
+
+impl Courier {
+    fn run(mut self, errands: &Receiver<Vec<Errand>>, done: &dyn Fn(String, Outcome)) {
+        loop {
+            let now = Instant::now();
+            let due = self.waiting.iter().map(|waiting| waiting.due).chain(self.next_question).min();
+            let pause = due.map_or(DESCRIBE_INTERVAL, |due| due.saturating_duration_since(now));
+            let pause = if self.next_question.is_none() { Duration::ZERO } else { pause };
+            match errands.recv_timeout(pause) {
+                Ok(more) => self.take(more),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            while let Ok(more) = errands.try_recv() {
+                self.take(more);
+            }
+            self.deliver_due(done);
+            self.ask_when_due();
+            let waiting = self.waiting.len();
+            self.view.lock().unwrap_or_else(PoisonError::into_inner).waiting = waiting;
+        }
+    }
+
+    fn take(&mut self, errands: Vec<Errand>) {
+        let due = Instant::now();
+        for errand in errands {
+            if self.waiting.len() >= ERRANDS_WAITING_MAX {
+                log::error!(
+                    "helper: {ERRANDS_WAITING_MAX} errands wait; {} of {} is tried with the next start",
+                    errand.verb,
+                    errand.account
+                );
+            } else if self.waiting.iter().all(|waiting| waiting.errand.id != errand.id) {
+                self.waiting.push_back(Waiting { errand, attempts: 0, due });
+            }
+        }
+    }
+
+    /// Those of one account in order; a later account does not wait for an earlier one that fails.
+    fn deliver_due(&mut self, done: &dyn Fn(String, Outcome)) {
+        let mut index = 0;
+        while let Some(waiting) = self.waiting.get(index) {
+            if self.is_superseded(index) {
+                self.end(index, Outcome::Superseded, done);
+                continue;
+            }
+            let is_first = self.waiting.range(..index).all(|earlier| earlier.errand.account != waiting.errand.account);
+            if !is_first || waiting.due > Instant::now() {
+                index += 1;
+                continue;
+            }
+            match deliver(&self.path, &waiting.errand) {
+                Delivery::Over(outcome) => self.end(index, outcome, done),
+                Delivery::Failed(why) => {
+                    self.put_off(index, &why);
+                    index += 1;
+                }
+            }
+        }
+    }
+
+    /// An errand that has failed, and whose opposite has been decided since.
+    fn is_superseded(&self, index: usize) -> bool {
+        let Some(Waiting { errand, attempts, .. }) = self.waiting.get(index) else { return false };
+        let opposite = match errand.verb {
+            Verb::Lock => Verb::Unlock,
+            Verb::Hold => Verb::Release,
+            Verb::Unlock => Verb::Lock,
+            Verb::Release => Verb::Hold,
+            _ => return false,
+        };
+        let mut later = self.waiting.range(index + 1..);
+        // A hook that ran in part is undone by the opposite one; a release of some messages undoes nothing else.
+        *attempts > 0
+            && errand.mail.is_empty()
+            && later.any(|later| later.errand.account == errand.account && later.errand.verb == opposite)
+    }
+
+    fn end(&mut self, index: usize, outcome: Outcome, done: &dyn Fn(String, Outcome)) {
+        let Some(Waiting { errand, .. }) = self.waiting.remove(index) else { return };
+        match &outcome {
+            Outcome::Done(output) if output.is_empty() => log::debug!("helper: {} of {} is done", errand.verb, errand.account),
+            Outcome::Done(output) => {
+                log::info!("helper: {} of {} is done: {}", errand.verb, errand.account, output.trim_end().escape_debug())
+            }
+            Outcome::Refused(why) => log::error!("helper: {} of {} was refused: {}", errand.verb, errand.account, why.escape_debug()),
+            Outcome::Superseded => log::info!("helper: {} of {} had failed and is no longer wanted", errand.verb, errand.account),
+        }
+        if matches!(outcome, Outcome::Done(_)) {
+            self.view.lock().unwrap_or_else(PoisonError::into_inner).problem = None;
+        }
+        done(errand.id, outcome);
+    }
+
+    fn put_off(&mut self, index: usize, why: &str) {
+        let Some(waiting) = self.waiting.get_mut(index) else { return };
+        waiting.attempts = waiting.attempts.saturating_add(1);
+        let pause = FIRST_RETRY.saturating_mul(1 << waiting.attempts.saturating_sub(1).min(16)).min(RETRY_MAX);
+        waiting.due = Instant::now() + pause;
+        // The first failure is told, and then one a few minutes.
+        let level = if waiting.attempts == 1 || pause == RETRY_MAX { log::Level::Error } else { log::Level::Debug };
+        let (verb, account) = (waiting.errand.verb, waiting.errand.account.clone());
+        log::log!(level, "helper: {verb} of {account} failed, next try in {} s: {}", pause.as_secs(), why.escape_debug());
+        self.view.lock().unwrap_or_else(PoisonError::into_inner).problem = Some(why.to_owned());
+    }
+
+    fn ask_when_due(&mut self) {
+        if self.next_question.is_some_and(|due| due > Instant::now()) {
+            return;
+        }
+        self.next_question = Some(Instant::now() + DESCRIBE_INTERVAL);
+        if !self.path.exists() {
+            self.view.lock().unwrap_or_else(PoisonError::into_inner).verbs = None;
+            return;
+        }
+        let question = Request { id: String::new(), verb: DESCRIBE.into(), account: String::new(), data: serde_json::Value::Null };
+        let answer = exchange(&self.path, &question);
+        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        match answer {
+            Ok(Answer { status: Status::Done, verbs, .. }) => {
+                if view.verbs.is_none() {
+                    view.problem = None;
+                }
+                view.verbs = Some(verbs);
+            }
+            Ok(Answer { output, .. }) => (view.verbs, view.problem) = (None, Some(output)),
+            Err(error) => (view.verbs, view.problem) = (None, Some(error.to_string())),
+        }
+    }
+}
+
+fn deliver(path: &Path, errand: &Errand) -> Delivery {
+    let data = serde_json::from_str(&errand.data).unwrap_or_default();
+    let request = Request { id: errand.id.clone(), verb: errand.helper_verb(), account: errand.account.clone(), data };
+    match exchange(path, &request) {
+        Ok(Answer { status: Status::Done, output, .. }) => Delivery::Over(Outcome::Done(output)),
+        Ok(Answer { status: Status::Refused, output, .. }) => Delivery::Over(Outcome::Refused(output)),
+        Ok(Answer { status: Status::Failed, output, .. }) => Delivery::Failed(output),
+        Err(error) => Delivery::Failed(error.to_string()),
+    }
+}
+
+/// One question, one answer, one connection.
+pub fn exchange(path: &Path, request: &Request) -> io::Result<Answer> {
+    let at = |error: io::Error| match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => io::Error::new(error.kind(), format!("no answer on {}", path.display())),
+        _ => io::Error::new(error.kind(), format!("cannot reach the helper on {}: {error}", path.display())),
+    };
+    let packet = serde_json::to_vec(request).map_err(io::Error::other)?;
+    if packet.len() > HELPER_REQUEST_BYTES_MAX {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "the request is too long for the helper"));
+    }
+    let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
+    socket.set_write_timeout(Some(CONNECT_TIMEOUT))?;
+    socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    socket.connect(&SockAddr::unix(path)?).map_err(at)?;
+    socket.send(&packet).map_err(at)?;
+    let mut buffer = vec![0; HELPER_REQUEST_BYTES_MAX];
+    let count = io::Read::read(&mut &socket, &mut buffer).map_err(at)?;
+    if count == 0 {
+        return Err(io::Error::new(ErrorKind::UnexpectedEof, "the helper hung up without an answer; its log says why"));
+    }
+    serde_json::from_slice(buffer.get(..count).unwrap_or_default())
+        .map_err(|error| io::Error::new(ErrorKind::InvalidData, format!("the helper's answer cannot be read: {error}")))
+}

@@ -1,0 +1,88 @@
+//! The accounts that are stopped, on disk: a row for each hold and each lock in force.
+
+use rusqlite::{Connection, Row, params};
+
+use super::read::{lines, time, word};
+use crate::engine::account::{Hindrance, Stop, Stopped};
+use crate::engine::decision::{Cause, Decision, Verb};
+
+const ENTER: &str = "INSERT OR REPLACE INTO stops (account, verb, id, scope, since, until, jail, reason, cause, evidence)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+
+/// What a decision about an account changes.
+pub(super) fn record(connection: &Connection, account: &str, decision: &Decision) -> rusqlite::Result<()> {
+    let lifted = match decision.verb {
+        _ if decision.observed => return Ok(()),
+        Verb::Lock => return enter(connection, account, Hindrance::Locked, &stop_of(decision)),
+        Verb::Hold => return enter(connection, account, Hindrance::Held, &stop_of(decision)),
+        Verb::Unlock => Hindrance::Locked,
+        Verb::Release => Hindrance::Held,
+        Verb::Ban | Verb::Unban | Verb::Alert => return Ok(()),
+    };
+    let mut lift = connection.prepare_cached("DELETE FROM stops WHERE account = ?1 AND verb = ?2")?;
+    lift.execute(params![account, lifted.verb().as_str()])?;
+    Ok(())
+}
+
+pub(super) fn replace(connection: &Connection, stopped: &[Stopped]) -> rusqlite::Result<()> {
+    connection.execute("DELETE FROM stops", [])?;
+    stopped.iter().try_for_each(|stopped| enter(connection, &stopped.name, stopped.hindrance, &stopped.stop))
+}
+
+/// A row that makes no sense is left out.
+pub(super) fn load(connection: &Connection) -> rusqlite::Result<Vec<Stopped>> {
+    let mut select = connection
+        .prepare("SELECT account, verb, id, scope, since, until, jail, reason, cause, evidence FROM stops ORDER BY account, verb")?;
+    let rows = select.query_map([], |row| Ok(stopped(row).ok().flatten()))?;
+    rows.filter_map(Result::transpose).collect()
+}
+
+fn enter(connection: &Connection, account: &str, hindrance: Hindrance, stop: &Stop) -> rusqlite::Result<()> {
+    let evidence = serde_json::to_string(&stop.evidence).ok().filter(|_| !stop.evidence.is_empty());
+    connection.prepare_cached(ENTER)?.execute(params![
+        account,
+        hindrance.verb().as_str(),
+        stop.id.cast_signed(),
+        stop.scope.as_str(),
+        stop.since.micros(),
+        stop.until.micros(),
+        stop.jail,
+        stop.reason,
+        stop.cause.as_str(),
+        evidence,
+    ])?;
+    Ok(())
+}
+
+fn stopped(row: &Row<'_>) -> rusqlite::Result<Option<Stopped>> {
+    let hindrance = match word(row, 1)? {
+        Some(Verb::Hold) => Hindrance::Held,
+        Some(Verb::Lock) => Hindrance::Locked,
+        _ => return Ok(None),
+    };
+    let (Some(scope), Some(cause)) = (word(row, 3)?, word::<Cause>(row, 8)?) else { return Ok(None) };
+    let stop = Stop {
+        id: row.get::<_, i64>(2)?.cast_unsigned(),
+        scope,
+        since: time(row, 4)?,
+        until: time(row, 5)?,
+        jail: row.get(6)?,
+        reason: row.get(7)?,
+        cause,
+        evidence: lines(row, 9)?,
+    };
+    Ok(Some(Stopped { name: row.get(0)?, hindrance, stop }))
+}
+
+fn stop_of(decision: &Decision) -> Stop {
+    Stop {
+        id: decision.id,
+        scope: decision.scope,
+        since: decision.time,
+        until: decision.until,
+        jail: decision.jail.clone(),
+        reason: decision.reason.clone(),
+        cause: decision.cause,
+        evidence: decision.evidence.clone(),
+    }
+}
