@@ -12,13 +12,13 @@ use crate::limits;
 
 /// What a table holds for a key.
 pub trait Value: Default {
-    /// [`Value::rank`] tells the microsecond of the latest event, and a row is dead when the cutoff has come to it.
-    const STAMPED: bool = false;
-
     fn mark(&self) -> Mark;
     fn set_mark(&mut self, mark: Mark);
-    /// Nothing is left that could still count.
-    fn is_dead(&self, aging: &Aging) -> bool;
+    /// When the cutoff has come to this, in microseconds, nothing is left that could still count.
+    fn end(&self, aging: &Aging) -> i64;
+    fn is_dead(&self, aging: &Aging) -> bool {
+        self.end(aging) <= aging.cutoff
+    }
     fn rank(&self, aging: &Aging) -> Rank;
     fn encode(&self, now: i64) -> Vec<u8>;
 }
@@ -73,10 +73,10 @@ pub struct Table<V> {
     sweep_bucket: usize,
     /// Buckets to look at for keys that came in since the last sweep.
     sweep_owed: usize,
-    /// No row was used last before this, as far as the last pass and the rows since tell: before the cutoff has come to it, a
-    /// pass would find nothing. And the same for the pass at hand.
-    oldest: i64,
-    pass_oldest: i64,
+    /// No row ends before this, as far as the last pass and the rows since tell: until then a pass would find nothing. And
+    /// the same for the pass at hand.
+    first_end: i64,
+    pass_first_end: i64,
     journal: Option<Journal>,
     pub evictions: u64,
 }
@@ -103,8 +103,8 @@ impl<V: Value> Table<V> {
             sweep_shard: 0,
             sweep_bucket: 0,
             sweep_owed: 0,
-            oldest: i64::MIN,
-            pass_oldest: i64::MAX,
+            first_end: i64::MIN,
+            pass_first_end: i64::MAX,
             journal: persist.then(Journal::new),
             evictions: 0,
         }
@@ -205,8 +205,8 @@ impl<V: Value> Table<V> {
         if value.is_dead(aging) || self.len >= self.cap && !self.make_room(shard_of(hash), aging, false) {
             return;
         }
-        // The next pass finds out how old it is.
-        (self.oldest, self.pass_oldest) = (i64::MIN, i64::MIN);
+        // The next pass finds out when it ends.
+        (self.first_end, self.pass_first_end) = (i64::MIN, i64::MIN);
         let (secret, wanted) = (self.secret, split(key));
         let Some(shard) = self.shards.get_mut(shard_of(hash)) else { return };
         match shard.rows.find_mut(hash, |row| row.key == wanted) {
@@ -229,11 +229,9 @@ impl<V: Value> Table<V> {
             self.sweep_owed = 0;
             self.sweep(SWEEP_RUN, aging);
         }
-        if V::STAMPED {
-            let last = value.rank(aging).last;
-            self.oldest = if self.len == 0 { last } else { self.oldest.min(last) };
-            self.pass_oldest = self.pass_oldest.min(last);
-        }
+        let end = value.end(aging);
+        self.first_end = if self.len == 0 { end } else { self.first_end.min(end) };
+        self.pass_first_end = self.pass_first_end.min(end);
         let index = shard_of(hash);
         if self.len >= self.cap && !self.make_room(index, aging, newcomer_hot) {
             self.evictions += 1;
@@ -253,14 +251,14 @@ impl<V: Value> Table<V> {
     /// pass takes some sixty calls whatever its size.
     pub fn sweep(&mut self, max: usize, aging: &Aging) {
         let is_new_pass = self.sweep_shard == 0 && self.sweep_bucket == 0;
-        if self.len == 0 || V::STAMPED && is_new_pass && self.oldest > aging.cutoff {
+        if self.len == 0 || is_new_pass && self.first_end > aging.cutoff {
             return;
         }
         for _ in 0..max.min(self.len / SWEEPS_PER_PASS + SWEEP_BUCKETS_MIN) {
             let Some(shard) = self.shards.get_mut(self.sweep_shard) else {
                 self.sweep_shard = 0;
-                self.oldest = std::mem::replace(&mut self.pass_oldest, i64::MAX);
-                if V::STAMPED && self.oldest > aging.cutoff {
+                self.first_end = std::mem::replace(&mut self.pass_first_end, i64::MAX);
+                if self.first_end > aging.cutoff {
                     return;
                 }
                 continue;
@@ -271,17 +269,13 @@ impl<V: Value> Table<V> {
                 self.sweep_bucket = 0;
                 continue;
             }
-            let oldest = &mut self.pass_oldest;
+            let first_end = &mut self.pass_first_end;
             let is_dead = |value: &V| {
-                if V::STAMPED {
-                    let last = value.rank(aging).last;
-                    if last > aging.cutoff {
-                        *oldest = (*oldest).min(last);
-                    }
-                    last <= aging.cutoff
-                } else {
-                    value.is_dead(aging)
+                let end = value.end(aging);
+                if end > aging.cutoff {
+                    *first_end = (*first_end).min(end);
                 }
+                end <= aging.cutoff
             };
             if remove_if(shard, self.sweep_bucket, &mut self.journal, aging.now, is_dead) {
                 self.len -= 1;
