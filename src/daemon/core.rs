@@ -224,6 +224,7 @@ impl Core {
                 Message::Reload => self.begin_reload(None),
                 Message::Loaded(loaded, answer) => self.finish_reload(loaded, answer),
                 Message::ErrandDone(id, outcome) => self.effects.store.errand_done(id, outcome),
+                Message::Told(ids, outcome) => self.effects.store.tellings_over(ids, outcome, self.clock.now()),
                 Message::Stop => return Flow::Stop,
             }
         }
@@ -296,6 +297,7 @@ impl Core {
         self.geo.take_over(geo);
         self.effects.reconfigure(config.enforcement.destroy_sockets);
         self.effects.stopping.reconfigure(&config, config.policy != self.config.policy);
+        self.effects.notifier.reconfigure(&config.notify, &self.effects.store);
         let mut text = format!("reloaded: {} jails, {} patterns", config.jails.len(), config.filters.set.pattern_count());
         let before = &self.config;
         if config.sources != before.sources
@@ -383,6 +385,10 @@ impl Core {
             self.act();
         }
         while self.act() {}
+        // What was decided last reaches those who tell it when it is on disk.
+        let _ = self.effects.store.flush();
+        self.effects.notifier.rest();
+        self.answer();
         self.save_all();
         if let Err(error) = self.effects.store.flush() {
             log::error!("not everything could be saved: {error}");

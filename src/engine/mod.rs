@@ -106,6 +106,7 @@ pub struct Engine {
     ledger: Ledger,
     standings: account::Standings,
     submitters: account::Submitters,
+    tally: account::Tally,
     risk: account::RiskRules,
     /// Since when there is history of accounts, in seconds since 1970; 0: there is none.
     accounts_since: u32,
@@ -186,6 +187,7 @@ impl Engine {
             ledger: Ledger::new(bans_max),
             standings: account::Standings::default(),
             submitters: account::Submitters::new(seed, persist),
+            tally: account::Tally::default(),
             risk,
             accounts_since: 0,
             watched: Default::default(),
@@ -215,6 +217,7 @@ impl Engine {
         self.end_stops();
         self.at = event.time.micros().clamp(self.now.saturating_sub(LATE_MICROS_MAX), self.now);
         self.totals.events += 1;
+        self.tally.note(event, self.at);
         let event = self.in_context(event);
         self.count(&event);
         self.learn(&event);
@@ -248,7 +251,7 @@ impl Engine {
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let has_rows = !self.known.is_empty() || !self.history.is_empty() || self.groups.iter().any(|group| !group.windows.is_empty());
         let sweep = has_rows.then_some(self.next_sweep);
-        self.ledger.next_end().into_iter().chain(self.standings.next_end()).chain(sweep).min().map(Timestamp::from_micros)
+        self.ledger.next_end().into_iter().chain(self.standings.next_due()).chain(sweep).min().map(Timestamp::from_micros)
     }
 
     /// The latest moment that the engine has heard of.
