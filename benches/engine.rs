@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use mailwarden::engine::account::Family;
 use mailwarden::engine::jail::{Action, BanSpec, Distinct, Jail, KeyPart, Measure, Mode, Scope, Step, Unless, Window};
 use mailwarden::engine::sanction::SanctionConfig;
 use mailwarden::engine::{Engine, EngineConfig, Seed};
@@ -64,6 +65,9 @@ fn jail(name: &str, findtime_seconds: u64) -> Jail {
         findtime: Duration::from_secs(findtime_seconds),
         weight: Vec::new(),
         steps: vec![Step { limit: 6, score: 0, then: vec![Action::Ban] }],
+        min: 0,
+        operators: 0,
+        family: Family::Login,
         ban: BanSpec { bantime: Some(Duration::from_secs(3_600)), scope: Scope::Auth },
         forgive: true,
         overrides: Default::default(),

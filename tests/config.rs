@@ -36,6 +36,10 @@ fn check_main(main: &str, expected: &[&str]) {
     check_files(&[("mailwarden.toml", main)], expected);
 }
 
+fn load_main(main: &str) -> Config {
+    load(&[("mailwarden.toml", main)]).unwrap_or_else(|report| panic!("{report}\n{main}"))
+}
+
 const SOUND: &str = "on = \"auth-failure\"\nmaxretry = 6\n";
 
 fn sound_and(rest: &str) -> String {
@@ -90,6 +94,34 @@ fn unknown_words_get_a_suggestion() {
 }
 
 #[test]
+fn look_ups_are_configured() {
+    use mailwarden::geo::{Entry, Listed, Nature};
+    let here = root().join("tests/geo");
+    let text = format!(
+        "[geo]\ndatabase = [\"{0}/city.mmdb\", \"{0}/asn.mmdb\"]\nembedded = false\nrelays = [\"192.0.2.7/24\", \"!AS13335\"]\nmobile = \"AS64500\"\n",
+        here.display()
+    );
+    let geo = load_main(&text).geo;
+    assert_eq!(geo.databases, Some(vec![here.join("city.mmdb"), here.join("asn.mmdb")]));
+    assert!(!geo.embedded);
+    let listed = |text, nature| Listed { entry: Entry::parse(text).unwrap(), nature };
+    let expected = [listed("AS64500", Nature::Mobile), listed("192.0.2.0/24", Nature::Relay), listed("AS13335", Nature::Ordinary)];
+    assert_eq!(geo.listed, expected);
+    assert_eq!(load_main("").geo, mailwarden::geo::Settings::default());
+
+    check_main(
+        "[geo]\nrelays = \"example.org\"\n",
+        &["mailwarden.toml:2:10: \"example.org\" is neither a network nor an AS number", "AS64500"],
+    );
+    check_main("[geo]\nmobile = \"!AS64500\"\n", &["2:10: the list that is shipped has no such entry to take out"]);
+    check_main("[geo]\ndatabase = \"GeoLite2.mmdb\"\n", &["is not an absolute path"]);
+    check_main("[geo]\ndatabase = [\"/a\", \"/a\"]\n", &["/a stands here twice"]);
+    check_main("[geo]\ndatabases = []\n", &["unknown key \"databases\" in [geo]", "did you mean \"database\"?"]);
+    let absent = load_main("[geo]\ndatabase = \"/nowhere/a.mmdb\"\n");
+    assert!(absent.warnings.to_string().contains("mailwarden.toml:2:12: warning: /nowhere/a.mmdb: No such file"), "{}", absent.warnings);
+}
+
+#[test]
 fn wrong_types_and_values_are_refused() {
     let cases = [
         ("findtime = true", "4:12: expected a duration such as \"10m\", found true or false"),
@@ -124,14 +156,15 @@ fn wrong_types_and_values_are_refused() {
         ("key = \"account\"\nthen = \"lock\"", "failures never lock an account"),
         ("measure = \"distinct ip\"", "there is one ip for each key"),
         ("measure = \"distinct\"", "\"distinct\" of what?"),
-        ("measure = \"ratio bounced\"", "measure \"ratio bounced\" is not available yet"),
-        ("measure = \"speed\"", "measure \"speed\" is not available yet"),
-        ("measure = \"new country\"", "measure \"new country\" is not available yet"),
-        ("measure = \"burst\"", "measure \"burst\" is not available yet"),
+        ("measure = \"burst\"", "unknown measure \"burst\""),
+        ("measure = \"new moon\"", "unknown thing that can be new \"moon\""),
+        ("limit = \"4 apples\"", "\"4 apples\" is no limit"),
+        ("measure = \"ratio bounced\"\nlimit = \"120%\"", "a limit above 100"),
+        ("key = \"ip\"\nscore = 40", "`score` needs an account"),
+        ("measure = \"new country\"", "has no account"),
         ("measure = \"distinct account\"\nweight = { relay = 2 }", "`weight` is for measure = \"count\""),
-        ("score = 40\nthen = \"alert\"", "`score` is not available yet"),
-        ("key = \"account\"\nthen = \"hold\"", "\"hold\" is not available yet"),
-        ("measure = \"distinct country\"", "measure \"distinct country\" is not available yet"),
+        ("key = \"account\"\nscore = 40", "a failed login never counts against an account"),
+        ("key = \"account\"\nthen = \"slow\"", "\"slow\" is not available yet"),
         ("[jail.x.override.\"a@b\"]\nfactor = 2", "`override` needs an account"),
         ("steps = [{ limit = 5, then = \"alert\" }]", "`limit` beside `steps`"),
         ("[jail.x.override.\"a@b\"]", "an override that changes nothing"),

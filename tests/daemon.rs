@@ -220,6 +220,24 @@ fn a_reload_keeps_the_counts() {
 }
 
 #[test]
+fn a_new_database_of_countries_is_taken_up_by_a_reload_and_a_broken_one_is_not() {
+    let mut host = dry();
+    let (database, main) = (host.path("geo.mmdb"), host.path("mailwarden.toml"));
+    let text = format!("{}\n[geo]\ndatabase = {database:?}\nembedded = false\n", fs::read_to_string(&main).unwrap());
+    fs::write(main, text).unwrap();
+    let shape = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/geo").join(name);
+    host.start();
+    assert!(host.log().contains("going on without it"), "{}", host.log());
+    for (name, expected) in [("flat.mmdb", "DBIP-Country"), ("city.mmdb", "GeoLite2-City"), ("make.py", "going on with its contents of 20")]
+    {
+        fs::copy(shape(name), &database).unwrap();
+        host.ok(["reload"]);
+        wait_for(expected, || host.log().contains(expected));
+    }
+    assert!(host.ok(["status", "--json"]).contains("GeoLite2-City"), "the old contents are used");
+}
+
+#[test]
 fn corrupt_state_is_moved_aside_and_said() {
     let mut host = dry();
     host.start();

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
+use mailwarden::engine::account::{Family, RiskRules};
 use mailwarden::engine::allow::AllowConfig;
 use mailwarden::engine::decision::{Ban, Decision, Subject, Verb};
 use mailwarden::engine::jail::{Action, BanSpec, Condition, Distinct, Jail, KeyPart, Measure, Mode, Scope, Step, Test, Unless, Window};
@@ -280,6 +281,9 @@ fn config() -> EngineConfig {
         findtime: Duration::from_secs(600),
         weight: Vec::new(),
         steps: step(6, Action::Ban),
+        min: 0,
+        operators: 0,
+        family: Family::Login,
         ban: spec(1, Scope::Auth),
         forgive: true,
         overrides: HashMap::new(),
@@ -323,6 +327,7 @@ fn config() -> EngineConfig {
         jails,
         allow,
         sanction: SanctionConfig::default(),
+        risk: RiskRules::default(),
         seed: Seed([3, 4]),
         persist: true,
         enforced: true,

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use crate::config::{self, Config, Paths};
 use crate::correlate::Correlator;
 use crate::engine::{Engine, EngineConfig};
+use crate::geo;
 use crate::parse::{FilterSet, Outcome, Parser, ParserOptions};
 use crate::pipeline;
 use crate::source::{SourceError, archive};
@@ -25,13 +26,18 @@ const HEAD_BYTES: u64 = 256 * 1024;
 pub(super) struct Setup {
     pub(super) config: Config,
     pub(super) filters: Arc<FilterSet>,
+    pub(super) geo: geo::Shared,
 }
 
 impl Setup {
     /// Loads the configuration; mistakes are on stderr then.
     pub(super) fn load(dir: Option<&Path>) -> Result<Setup, ExitCode> {
         match config::load(&Paths::choose(dir)) {
-            Ok(config) => Ok(Setup { filters: Arc::clone(&config.filters.set), config }),
+            Ok(config) => {
+                let (atlas, problems) = geo::Atlas::open(&config.geo, None);
+                problems.iter().for_each(|problem| eprintln!("mailwarden: {problem}"));
+                Ok(Setup { filters: Arc::clone(&config.filters.set), geo: geo::Shared::new(atlas), config })
+            }
             Err(report) => {
                 eprintln!("{}", report.render(config::report::colours_wanted()));
                 Err(ExitCode::FAILURE)
@@ -45,7 +51,12 @@ impl Setup {
     }
 
     pub(super) fn engine(&self, now: Timestamp) -> Engine {
-        Engine::new(EngineConfig { enforced: false, ..EngineConfig::from(&self.config) }, now)
+        let mut config = EngineConfig { enforced: false, ..EngineConfig::from(&self.config) };
+        // The log itself is the history that there is.
+        config.risk.learning = Duration::ZERO;
+        let mut engine = Engine::new(config, now);
+        engine.set_geo(Arc::new(self.geo.clone()));
+        engine
     }
 }
 

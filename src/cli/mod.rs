@@ -2,9 +2,11 @@
 //!
 //! Exit status: 0 ok · 1 failed · 2 usage · 3 daemon not running · 4 not found.
 
+mod accounts;
 mod ban;
 mod check;
 mod json;
+mod learn;
 mod list;
 mod lock;
 mod logs;
@@ -12,6 +14,7 @@ mod monitor;
 mod parse;
 mod replay;
 mod status;
+mod story;
 mod table;
 mod teardown;
 mod test_filter;
@@ -124,7 +127,13 @@ enum Verb {
         #[arg(value_enum, default_value = "bans")]
         what: Listed,
     },
-    /// Why an address is banned, or how near it is to a ban.
+    /// Accounts that somebody should look at: held, locked, or with a sign against them within a week.
+    Accounts {
+        /// Only those that this address entered as a stranger.
+        #[arg(long, value_name = "ADDR")]
+        exposed: Option<std::net::IpAddr>,
+    },
+    /// Why an address is banned, or how near it is to a ban; the story of an account.
     Why {
         #[arg(value_name = "ADDR|ACCOUNT")]
         subject: String,
@@ -139,6 +148,8 @@ enum Verb {
     Parse(parse::Args),
     /// Run old logs through the whole engine on their own clock; enforces nothing.
     Replay(replay::Args),
+    /// Learn from old logs what is usual for whom; the daemon must not run meanwhile.
+    Learn(learn::Args),
     /// Show which pattern of a filter hits or misses which line, and why.
     TestFilter {
         filter: String,
@@ -191,12 +202,14 @@ fn run(Cli { global, verb }: Cli) -> ExitCode {
         Verb::Status { jail } => status::run(&global, jail),
         Verb::List { what: Listed::Bans } => list::bans(&global),
         Verb::List { what: Listed::Locks } => lock::list(&global),
+        Verb::Accounts { exposed } => accounts::run(&global, exposed),
         Verb::Why { subject } => why::run(&global, subject),
         Verb::Monitor => monitor::run(&global),
         Verb::Reload => simple(&global, &Request::Reload),
         Verb::Check => check::run(global.config.as_deref(), global.json),
         Verb::Parse(args) => parse::run(global.config.as_deref(), &args),
         Verb::Replay(args) => replay::run(global.config.as_deref(), global.json, &args),
+        Verb::Learn(args) => learn::run(&global, &args),
         Verb::TestFilter { filter, file } => test_filter::run(global.config.as_deref(), &filter, file.as_deref(), global.json),
         Verb::Teardown { table } => teardown::run(&global, table),
     }

@@ -33,9 +33,21 @@ pub(super) fn run(config: Option<&Path>, json: bool, args: &Args) -> ExitCode {
         Ok(both) => both,
         Err(code) => return code,
     };
-    let mut replay = Replay::new(&setup, Output { json, expiries: args.expiries, ..Output::default() });
+    let output = Output { json, expiries: args.expiries, ..Output::default() };
+    match run_through(&setup, logs, output, &|now| setup.engine(now)) {
+        Ok(replay) => {
+            replay.finish();
+            ExitCode::SUCCESS
+        }
+        Err(code) => code,
+    }
+}
+
+/// All logs, oldest first, through an engine that `make` makes when the first line tells the time.
+fn run_through<'a>(setup: &'a Setup, logs: Vec<Log>, output: Output, make: &'a MakeEngine<'a>) -> Result<Replay<'a>, ExitCode> {
+    let mut replay = Replay::new(setup, output, make);
     let mut progress = Progress::new(logs.iter().map(|log| log.size).sum());
-    for log in in_order(logs, &setup) {
+    for log in in_order(logs, setup) {
         let options = log.options();
         let result = pipeline::run(log.reader, &setup.filters, &options, |chunk| {
             replay.take(chunk);
@@ -43,12 +55,20 @@ pub(super) fn run(config: Option<&Path>, json: bool, args: &Args) -> ExitCode {
             ControlFlow::Continue(())
         });
         if let Err(error) = result {
-            return logs::unreadable(&log.path, &error);
+            return Err(logs::unreadable(&log.path, &error));
         }
     }
-    replay.finish();
-    ExitCode::SUCCESS
+    Ok(replay)
 }
+
+/// What old logs teach: the engine behind their last line, and how many lines there were. `None`: no line told the time.
+pub(super) fn learn(setup: &Setup, files: &[PathBuf], make: &MakeEngine<'_>) -> Result<Option<(Engine, u64)>, ExitCode> {
+    let replay = run_through(setup, open(files)?, Output { silent: true, ..Output::default() }, make)?;
+    let lines = replay.counts.lines;
+    Ok(replay.running.map(|(engine, _)| (engine, lines)))
+}
+
+type MakeEngine<'m> = dyn Fn(Timestamp) -> Engine + 'm;
 
 fn open(files: &[PathBuf]) -> Result<Vec<Log>, ExitCode> {
     files.iter().map(|file| Log::open(file)).collect()
@@ -68,6 +88,7 @@ fn in_order(logs: Vec<Log>, setup: &Setup) -> Vec<Log> {
 /// The engine on the log's own clock.
 struct Replay<'a> {
     setup: &'a Setup,
+    make: &'a MakeEngine<'a>,
     correlator: Correlator,
     /// Made when the first line tells the time.
     running: Option<(Engine, LogClock)>,
@@ -77,14 +98,14 @@ struct Replay<'a> {
 }
 
 impl<'a> Replay<'a> {
-    fn new(setup: &'a Setup, output: Output) -> Self {
-        Replay { setup, correlator: setup.correlator(), running: None, counts: Counts::default(), events: 0, output }
+    fn new(setup: &'a Setup, output: Output, make: &'a MakeEngine<'a>) -> Self {
+        Replay { setup, make, correlator: setup.correlator(), running: None, counts: Counts::default(), events: 0, output }
     }
 
     fn take(&mut self, chunk: &mut Chunk) {
         self.counts.add(&chunk.counts);
         if self.running.is_none() {
-            self.running = LogClock::starting_with(chunk.stamps()).map(|clock| (self.setup.engine(clock.now()), clock));
+            self.running = LogClock::starting_with(chunk.stamps()).map(|clock| ((self.make)(clock.now()), clock));
         }
         let Some((engine, clock)) = &mut self.running else { return };
         let (correlator, events, output) = (&mut self.correlator, &mut self.events, &mut self.output);
@@ -122,6 +143,8 @@ impl<'a> Replay<'a> {
 struct Output {
     json: bool,
     expiries: bool,
+    /// Nobody wants to know.
+    silent: bool,
     text: Vec<u8>,
     summary: Summary,
 }
@@ -129,6 +152,9 @@ struct Output {
 impl Output {
     fn drain(&mut self, engine: &mut Engine) {
         while let Some(decision) = engine.poll_decision() {
+            if self.silent {
+                continue;
+            }
             self.summary.add(&decision);
             let runs_out = decision.verb == Verb::Unban && decision.cause == Cause::Engine;
             if runs_out && !self.expiries {

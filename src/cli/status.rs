@@ -52,9 +52,23 @@ fn print(status: &Value) -> io::Result<()> {
     for stop in status["stopped"].as_array().into_iter().flatten().take(STOPS_SHOWN) {
         writeln!(out, "account   {}", super::lock::sentence(stop))?;
     }
+    writeln!(out, "accounts  {}", accounts(&status["engine"]))?;
     writeln!(out, "bans      {} in force\n", status["engine"]["bans"])?;
     drop(out);
     jails(&status["engine"]["jails"]).print()
+}
+
+/// `1204 known since …, 2 held or locked`, and whether anything will be done.
+fn accounts(engine: &Value) -> String {
+    let since =
+        engine["accounts_since"].as_str().map_or("; no history yet".to_owned(), |since| format!(" since {}", table::local_time(since)));
+    let mut line = format!("{} known{since}, {} held or locked", engine["submitters"], engine["accounts_stopped"]);
+    if engine["accounts_observed"] == true {
+        line.push_str(
+            "; ONLY WATCHED: what would be done is told (too little history, or no lock path; `mailwarden learn`, docs/accounts.md)",
+        );
+    }
+    line
 }
 
 fn firewall(firewall: &Value) -> String {

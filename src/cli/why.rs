@@ -22,7 +22,10 @@ pub(super) fn run(global: &Global, subject: String) -> ExitCode {
 fn print(subject: &str, why: &Value) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let bans = list(&why["bans"]);
-    if bans.is_empty() {
+    let account = &why["account"];
+    if account.is_object() {
+        super::story::print(&mut out, &table::printable(subject), account)?;
+    } else if bans.is_empty() {
         writeln!(out, "{subject} is not banned.")?;
     }
     for ban in &bans {
@@ -61,7 +64,7 @@ fn print(subject: &str, why: &Value) -> io::Result<()> {
         let findtime = table::span(counter["findtime_seconds"].as_u64().unwrap_or(0));
         writeln!(out, "  {}: {} of {} within {findtime}", text(&counter["jail"]), counter["count"], counter["limit"])?;
     }
-    if bans.is_empty() {
+    if bans.is_empty() && account["stops"].as_array().is_none_or(Vec::is_empty) {
         evidence(&mut out, &why["evidence"])?;
     }
     Ok(())

@@ -127,6 +127,7 @@ impl Resolver<'_> {
         let measure = raw.measure.as_ref().map_or(Measure::Count, |measure| measure.value);
         let steps = self.steps(&raw, measure);
         self.check_actions(&raw, &on, &key, &steps);
+        self.check_score(&raw, &on, &key, measure, &steps);
         self.check_measure(&raw, &key, measure);
         if let Some(findtime) = raw.findtime.as_ref().filter(|findtime| findtime.value > FINDTIME_MAX) {
             self.error(findtime.place, Wrong::new("a findtime above 400 days"));
@@ -292,6 +293,30 @@ impl Resolver<'_> {
                 let wrong = Wrong::new("failures never lock an account: an attacker could lock anybody out");
                 self.error(place, wrong.help("then = [\"ban-contributors\"], or [\"alert\"]"));
             }
+        }
+    }
+
+    /// Only who sends can be suspected, and never for what others tried.
+    fn check_score(&mut self, raw: &RawJail, on: &[EventKind], key: &[KeyPart], measure: Measure, steps: &[Step]) {
+        let is_scored = steps.iter().any(|step| step.score > 0);
+        let place = raw.score.as_ref().map(|at| at.place).or_else(|| raw.steps.as_ref().map(|at| at.place)).unwrap_or(self.name.place);
+        let has_account = key.iter().any(|part| matches!(part, KeyPart::Account | KeyPart::Submitter));
+        if is_scored && !has_account && measure != Measure::Distinct(Distinct::Account) {
+            let wrong = Wrong::new("`score` needs an account, and the key has none");
+            self.error(
+                place,
+                wrong.help("key = \"account\" or \"submitter\"; or measure = \"distinct account\", which suspects all of them"),
+            );
+        }
+        if is_scored && on.iter().any(|kind| matches!(kind, EventKind::AuthFailure | EventKind::ProtocolAbuse)) {
+            let wrong = Wrong::new("a failed login never counts against an account: an attacker could lock anybody out");
+            self.error(place, wrong.help("then = [\"ban-contributors\"], or [\"alert\"]"));
+        }
+        let needs_account = measure.is_momentary() || measure.is_relative();
+        if needs_account && !has_account {
+            let place = raw.measure.as_ref().map_or(self.name.place, |measure| measure.place);
+            let wrong = Wrong::new("what is new or usual is so for an account, and the key has no account");
+            self.error(place, wrong.help("key = \"account\" or \"submitter\""));
         }
     }
 

@@ -9,6 +9,7 @@ mod conditions;
 pub mod duration;
 pub mod files;
 pub mod filters;
+mod geo;
 mod jails;
 mod notify;
 pub mod raw;
@@ -51,6 +52,8 @@ pub struct Config {
     pub sources: Sources,
     /// On top of what is built in; see [`sources::trust`].
     pub trust: Vec<TrustRule>,
+    /// Where addresses are looked up.
+    pub geo: crate::geo::Settings,
     pub enforcement: Enforcement,
     pub state: State,
     pub control: Control,
@@ -113,6 +116,7 @@ fn resolve(texts: &Texts, paths: &Paths, mut report: Report) -> Result<Config, R
         risk: settings::risk(value_or(main.risk, Default::default()), lowercase, &mut report),
         sources: Sources::resolve(main.sources, paths, &mut report),
         trust: sources::resolve_trust(main.trust, &mut report),
+        geo: geo::resolve(value_or(main.geo, Default::default()), &mut report),
         enforcement: Enforcement::resolve(value_or(main.enforcement, Default::default()), &mut report),
         state: State::resolve(value_or(main.state, Default::default()), paths),
         control: Control::resolve(value_or(main.control, Default::default()), paths),

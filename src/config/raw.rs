@@ -15,6 +15,7 @@ use crate::engine::account::Family;
 use crate::engine::decision::Verb;
 use crate::engine::jail::{Action, Distinct, KeyPart, Measure, Mode, Novelty, Scope, SubmitterKind, Window};
 use crate::event::{EventKind, Familiarity, Reason, Service, words};
+use crate::geo::Entry;
 use crate::source::spec::Facilities;
 
 /// All tables and their keys, for the test of the documentation.
@@ -26,6 +27,7 @@ pub const TABLES: &[(&str, &[&str])] = &[
     ("[risk]", RawRisk::KEYS),
     ("[bans.widen]", RawWiden::KEYS),
     ("[[source]]", RawSource::KEYS),
+    ("[geo]", RawGeo::KEYS),
     ("[enforcement]", RawEnforcement::KEYS),
     ("[state]", RawState::KEYS),
     ("[control]", RawControl::KEYS),
@@ -49,6 +51,7 @@ raw! {
         risk: RawRisk = "risk",
         sources: Many<RawSource> = "source",
         trust: Named<Many<User>> = "trust",
+        geo: RawGeo = "geo",
         enforcement: RawEnforcement = "enforcement",
         state: RawState = "state",
         control: RawControl = "control",
@@ -97,6 +100,7 @@ raw! {
         locks_per_10_minutes: u32 = "locks_per_10_minutes",
         locks_per_domain: u32 = "locks_per_domain",
         locks_per_day: u32 = "locks_per_day",
+        learning: Duration = "learning",
         protected: Many<AccountPattern> = "protected",
         system_users: Many<u32> = "system_users",
     }
@@ -126,6 +130,16 @@ raw! {
         command: PathBuf = "command",
         facilities: Many<FacilityName> = "facilities",
         force: bool = "force",
+    }
+}
+
+raw! {
+    RawGeo in "[geo]" {
+        database: Many<PathBuf> = "database",
+        embedded: bool = "embedded",
+        relays: Many<Negatable<Entry>> = "relays",
+        anonymisers: Many<Negatable<Entry>> = "anonymisers",
+        mobile: Many<Negatable<Entry>> = "mobile",
     }
 }
 
@@ -371,7 +385,10 @@ impl FromToml for Limit {
         let number = ["%", "x", "km/h"].iter().find_map(|unit| text.strip_suffix(unit)).and_then(|number| number.trim_end().parse().ok());
         match number {
             Some(number) => Some(Limit(number)),
-            None => reader.error(node, Wrong::new(format!("{text:?} is no limit")).help("6, \"12%\", \"4x\" or \"900km/h\"")),
+            None => {
+                let help = "a number such as 6, or one of \"12%\", \"4x\", \"900km/h\"";
+                reader.error(node, Wrong::new(format!("{text:?} is no limit: expected a number, found a string")).help(help))
+            }
         }
     }
 }

@@ -55,6 +55,10 @@ pub enum Request {
     },
     /// Who is held or locked.
     ListLocks,
+    /// Accounts that somebody should look at; those that one address entered.
+    Accounts {
+        entered_by: Option<std::net::IpAddr>,
+    },
     Undo {
         /// Microseconds since the epoch.
         since: i64,

@@ -119,8 +119,11 @@ impl Correlator {
         }
     }
 
-    /// The canonical form of an account's name, as an operator writes it.
+    /// The canonical form of a submitter's name, as an operator writes it. One that is no account stands as it is.
     pub fn canonical_name(&mut self, shown: &str) -> String {
+        if ["local:", "client:", "forward:"].iter().any(|kind| shown.starts_with(kind)) {
+            return shown.to_owned();
+        }
         String::from_utf8_lossy(self.canonical.name(shown.as_bytes())).into_owned()
     }
 
@@ -222,6 +225,12 @@ fn scope(hasher: &DefaultHashBuilder, seen: Seen<'_>) -> u64 {
     let program = seen.program();
     let instance = &program[..memchr::memchr(b'/', program).unwrap_or(program.len())];
     hash(hasher, seen, instance)
+}
+
+/// As [`scope`], for a line of a content filter: it has the queue id of the Postfix that called it, which is the one that is named
+/// so unless there are several.
+fn mail_scope(hasher: &DefaultHashBuilder, seen: Seen<'_>) -> u64 {
+    if seen.program().contains(&b'/') { scope(hasher, seen) } else { hash(hasher, seen, b"postfix") }
 }
 
 fn host(hasher: &DefaultHashBuilder, seen: Seen<'_>) -> u64 {

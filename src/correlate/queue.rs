@@ -1,7 +1,7 @@
 //! Messages, from the queue to the end: what becomes of them.
 
 use super::messages::Flags;
-use super::{Correlator, MessageRef, Seen, Sink, reinjected, scope, sessions};
+use super::{Correlator, MessageRef, Seen, Sink, mail_scope, reinjected, scope, sessions};
 use crate::event::{Event, EventKind};
 use crate::parse::{Field, slice};
 
@@ -121,7 +121,8 @@ impl Correlator {
             let process = self.process(seen);
             self.sessions.failed(process, seen.parsed.client, 1);
         }
-        let at = seen.queue_id().and_then(|id| self.messages.find(scope(&self.hasher, seen), id));
+        let scope = if kind == EventKind::SpamVerdict { mail_scope(&self.hasher, seen) } else { scope(&self.hasher, seen) };
+        let at = seen.queue_id().and_then(|id| self.messages.find(scope, id));
         let account = seen.text(Field::Account).filter(|name| !name.is_empty()).map(|name| self.canonical.name(name));
         let mut event = seen.event(kind);
         if let Some(at) = at.filter(|_| account.is_none()) {

@@ -7,7 +7,12 @@ use crate::parse::{FilterSet, FilterSource, Outcome, Parser, ParserOptions};
 use proptest::prelude::*;
 
 fn filters() -> Arc<FilterSet> {
-    let texts = [("postfix.toml", include_str!("test-filter.toml")), ("dovecot.toml", include_str!("test-dovecot.toml"))];
+    let texts = [
+        ("postfix.toml", include_str!("test-filter.toml")),
+        ("dovecot.toml", include_str!("test-dovecot.toml")),
+        ("rspamd.toml", include_str!("../../filters/rspamd.toml")),
+        ("amavis.toml", include_str!("../../filters/amavis.toml")),
+    ];
     let sources = texts.map(|(file, text)| FilterSource { file: file.to_owned(), text: text.to_owned() });
     Arc::new(FilterSet::compile(&sources).unwrap())
 }
@@ -259,6 +264,29 @@ fn a_cut_name_is_nobodys() {
     let name = "l".repeat(100);
     let told = events(&format!("postfix/smtpd[7]: warning: unknown[192.0.2.1]: SASL LOGIN authentication failed: x, sasl_username={name}"));
     assert!(told[0].contains("lll... 1x"), "{told:?}");
+}
+
+/// A verdict's program is not Postfix's, but its queue id is.
+#[test]
+fn a_spam_verdict_finds_the_submitter_by_queue_id_or_login() {
+    let mut world = World::new();
+    let client = "postfix/submission/smtpd[1]: B4ECE9B03E2: client=unknown[198.51.100.50], sasl_method=PLAIN, sasl_username=Bob";
+    world.events(client);
+    let (amavis, rspamd) = (
+        "amavis[1]: (01155-07) Blocked SPAM {BouncedInternal}, LOCAL [198.51.100.50]:1 <a@corp.test> -> <b@remote.test>, Queue-ID: B4ECE9B03E2, Message-ID: <x>, mail_id: x, Hits: 9, size: 2, 4 ms",
+        "rspamd[1]: <a91f69>; proxy; rspamd_task_write_log: id: <x>, qid: <B4ECE9B03E2>, from: <a@corp.test>, (default: T (reject): [26.79/15.00] []), len: 2",
+    );
+    for line in [amavis, rspamd] {
+        assert_eq!(world.events(line), ["spam-verdict 198.51.100.50 bob@corp.test"]);
+    }
+    let named = rspamd.replace("B4ECE9B03E2>,", "4XYZBC12Fgz9bcd>, ip: 192.0.2.7, user: Eve,");
+    assert_eq!(world.events(&named), ["spam-verdict 192.0.2.7 eve@corp.test"]);
+    // From outside, or of a message that is not known: nobody's.
+    world.events("postfix/smtpd[2]: 4ABC11111: client=mx.sender.test[192.0.2.9]");
+    assert_eq!(world.events(&rspamd.replace("B4ECE9B03E2", "4ABC11111")), ["spam-verdict 192.0.2.9 -"]);
+    assert_eq!(world.events(&amavis.replace("B4ECE9B03E2", "4ABC22222")), ["spam-verdict - -"]);
+    world.vouched = false;
+    assert_eq!(world.events(amavis), ["spam-verdict - -"]);
 }
 
 proptest! {

@@ -11,6 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Options;
 use super::decisions::Effects;
+use super::geo::Geo;
 use super::inbox::{ControlThread, Inbox, Message};
 use super::setup::{self, Loaded, Setup};
 use super::{stops, views};
@@ -81,6 +82,7 @@ pub struct Core {
     trust: Trust,
     pub(super) correlator: Correlator,
     pub(super) engine: Engine,
+    pub(super) geo: Geo,
     pub(super) sources: Vec<Source>,
     pub(super) effects: Effects,
     pub(super) counts: LineCounts,
@@ -127,6 +129,7 @@ impl Core {
             trust: setup.trust,
             correlator: setup.correlator,
             engine: setup.engine,
+            geo: setup.geo,
             sources: setup.sources,
             effects: setup.effects,
             counts: LineCounts::default(),
@@ -235,6 +238,7 @@ impl Core {
             Request::Ping => Response::ok("mailwardend is running"),
             Request::Status { jail } => views::status(self, jail.as_deref(), now),
             Request::ListBans { after } => views::bans(&self.engine, after, now),
+            Request::Accounts { entered_by } => views::accounts(&self.engine, entered_by),
             Request::ListLocks => stops::list(self, now),
             Request::Why { subject } => {
                 let account = self.correlator.canonical_name(&subject);
@@ -258,10 +262,10 @@ impl Core {
     /// Everything is read and checked, on a thread of its own, before anything changes.
     fn begin_reload(&mut self, answer: Option<oneshot::Sender<Response>>) {
         notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now().unwrap_or(NotifyState::Reloading)]);
-        let (paths, sender) = (self.paths.clone(), self.inbox.sender());
+        let (paths, geo, sender) = (self.paths.clone(), self.geo.shared.clone(), self.inbox.sender());
         let loader = std::thread::Builder::new().name("reload".into());
         let thread = loader.spawn(move || {
-            let loaded = setup::load(&paths).map(Box::new);
+            let loaded = setup::load(&paths, &geo).map(Box::new);
             sender.send(Message::Loaded(loaded, answer));
         });
         if let Err(problem) = thread {
@@ -285,11 +289,12 @@ impl Core {
         }
     }
 
-    fn take_over(&mut self, Loaded { config, engine }: Loaded) -> Response {
+    fn take_over(&mut self, Loaded { config, engine, geo }: Loaded) -> Response {
         setup::warn_of(&config);
         self.parser = Parser::new(config.filters.set.clone(), self.parser_options.clone());
         self.correlator.reconfigure(config.accounts.clone(), engine.allow.mynetworks.clone());
         self.engine.reconfigure(engine, self.clock.now());
+        self.geo.take_over(geo);
         self.effects.reconfigure(config.enforcement.destroy_sockets);
         self.effects.stopping.reconfigure(&config, config.policy != self.config.policy);
         self.effects.notifier.reconfigure(&config.notify, &self.effects.store);
@@ -319,7 +324,10 @@ impl Core {
         self.next_tick = Instant::now() + TICK;
         self.parser.set_reference(now);
         self.effects.firewall.tick(&self.engine);
+        // A lock that nothing carries out must not be called one.
+        self.engine.observe_accounts(!self.effects.has_lock_path());
         self.effects.chase(&self.engine, &self.correlator, now);
+        self.geo.tick(now);
         self.effects.keep_store(&self.engine, now, self.config.bans.memory);
         if self.watchdog.is_some() {
             // Fed from here, so that a core that hangs is restarted.

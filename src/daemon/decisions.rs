@@ -27,8 +27,8 @@ use crate::time::Timestamp;
 
 /// Decisions taken from the engine before the other inputs get a turn.
 const DECISIONS_PER_TURN: usize = 4_096;
-/// Lines of the log that one turn may write; of a larger burst the rest is summed up in one line.
-const LOGGED_PER_TURN: usize = 16;
+/// Decisions that the log tells one by one in a second; of a larger burst the rest is summed up in one line.
+const LOGGED_PER_SECOND: usize = 100;
 /// How often the same trouble with a source is told.
 const REMINDER: Duration = Duration::from_secs(600);
 /// How often what is too old is forgotten on disk.
@@ -45,6 +45,14 @@ pub(super) struct Effects {
     store_problem: Option<String>,
     bans_missing: u64,
     last_prune: Instant,
+    told: Told,
+}
+
+/// What the log has told of the second at hand.
+struct Told {
+    second: Instant,
+    told: usize,
+    untold: usize,
 }
 
 impl Effects {
@@ -60,6 +68,7 @@ impl Effects {
             store_problem: None,
             bans_missing: 0,
             last_prune: Instant::now(),
+            told: Told { second: Instant::now(), told: 0, untold: 0 },
         }
     }
 
@@ -85,7 +94,8 @@ impl Effects {
         }
         let more = decisions.len() == DECISIONS_PER_TURN;
         let (added, removed) = changes(&decisions, now);
-        tell(&decisions, inbox);
+        publish(&decisions, inbox);
+        let told = self.told.choose(&decisions);
         let errands = self.stopping.apply(&decisions, engine, correlator);
         let tellings = self.notifier.tellings(&decisions, engine, &self.stopping);
         // The ledger first: the hand-over costs a microsecond, and the store's thread commits while the kernel is written.
@@ -96,6 +106,8 @@ impl Effects {
         self.notifier.deliver(tellings, &self.store);
         self.firewall.remove(&removed);
         self.firewall.add(&added);
+        // The thread that writes the log would take the processor when it is woken.
+        told.iter().for_each(log_one);
         // Afterwards, or the client would connect again.
         if self.destroy_sockets && !self.firewall.is_dry_run() {
             self.closer.close(&added);
@@ -126,6 +138,7 @@ impl Effects {
 
     /// Every tick: what was not saved is noticed, and made good from the ledger.
     pub(super) fn keep_store(&mut self, engine: &Engine, now: Timestamp, memory: Duration) {
+        self.told.sum_up();
         let health = self.store.health();
         if health.bans_missing() > self.bans_missing && health.problem().is_none() {
             self.bans_missing = health.bans_missing();
@@ -199,17 +212,36 @@ fn changes(decisions: &[Decision], now: Timestamp) -> (Vec<Element>, Vec<Key>) {
     (added, removed)
 }
 
-fn tell(decisions: &[Decision], inbox: &Inbox) {
-    for decision in decisions.iter().take(LOGGED_PER_TURN) {
-        let text = sentence(decision);
-        match decision.verb {
-            Verb::Alert => warn!("{text}"),
-            _ => info!("{text}"),
+impl Told {
+    /// Those that are to be told one by one.
+    fn choose(&mut self, decisions: &[Decision]) -> Vec<Decision> {
+        self.sum_up();
+        let room = LOGGED_PER_SECOND.saturating_sub(self.told).min(decisions.len());
+        self.told += room;
+        self.untold += decisions.len() - room;
+        decisions.iter().take(room).cloned().collect()
+    }
+
+    fn sum_up(&mut self) {
+        if self.second.elapsed() < Duration::from_secs(1) {
+            return;
         }
+        if self.untold > 0 {
+            info!("and {} more decisions at once; `mailwarden list` has all bans", self.untold);
+        }
+        *self = Told { second: Instant::now(), told: 0, untold: 0 };
     }
-    if let Some(rest) = decisions.len().checked_sub(LOGGED_PER_TURN).filter(|rest| *rest > 0) {
-        info!("and {rest} more decisions at once; `mailwarden list` has all bans");
+}
+
+fn log_one(decision: &Decision) {
+    let text = sentence(decision);
+    match decision.verb {
+        Verb::Alert => warn!("{text}"),
+        _ => info!("{text}"),
     }
+}
+
+fn publish(decisions: &[Decision], inbox: &Inbox) {
     if inbox.has_monitors() {
         for decision in decisions {
             match serde_json::to_string(&decision.view()) {

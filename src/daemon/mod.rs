@@ -2,7 +2,8 @@
 //!
 //! Threads: `core` (this one) owns parse, correlate, engine and the netlink socket; `control` runs tokio for the control
 //! socket and the signals; the store and the log have a thread each, and so has
-//! the closing of banned clients' connections; `policy` answers Postfix, `helper` talks to the root helper, `tell-mail` and its like tell people.
+//! the closing of banned clients' connections; `policy` answers Postfix, `helper` talks to the root helper, `tell-mail` and its like tell people. A database of
+//! countries that has changed is opened on a thread that then ends.
 //!
 //! **Invariant:** the core never waits for anybody: not for the disk, not for a client of the control socket, not for the log.
 
@@ -10,6 +11,7 @@ mod closer;
 mod core;
 mod decisions;
 mod firewall;
+mod geo;
 mod inbox;
 mod log;
 mod secret;
@@ -51,4 +53,9 @@ pub fn main() -> ExitCode {
         return crate::cli::check(options.config.as_deref());
     }
     core::run(&options)
+}
+
+/// The secret under which names are hashed, for whoever writes the state beside the daemon.
+pub fn secret(state_dir: &std::path::Path) -> crate::engine::Seed {
+    secret::load_or_make(state_dir)
 }

@@ -9,6 +9,7 @@ use log::{LevelFilter, error, info, warn};
 
 use super::decisions::Effects;
 use super::firewall::Firewall;
+use super::geo::{self, Geo};
 use super::inbox::{self, ControlThread, Inbox};
 use super::stopping::{Saved, Stopping};
 use super::telling::Notifier;
@@ -22,6 +23,7 @@ use crate::enforce::nft::NftOptions;
 use crate::engine::account::Stopped;
 use crate::engine::snapshot::SnapshotRow;
 use crate::engine::{Engine, EngineConfig};
+use crate::geo::Shared;
 use crate::parse::ParserOptions;
 use crate::source::{Inherited, Source, SourceSpec, Trust};
 use crate::store::{SavedWindows, Store};
@@ -35,6 +37,7 @@ pub(super) struct Setup {
     pub trust: Trust,
     pub correlator: Correlator,
     pub engine: Engine,
+    pub geo: Geo,
     pub sources: Vec<Source>,
     pub effects: Effects,
     pub paths: Paths,
@@ -71,6 +74,8 @@ pub(super) fn start(options: &Options) -> Result<(Setup, Inbox, ControlThread), 
     let dry_run = options.dry_run || config.enforcement.dry_run;
     let firewall = Firewall::open(nft_options(&config), dry_run, &engine, now);
     let mut inherited = Inherited::from_environment();
+    let geo = Geo::start(&config, now);
+    engine.set_geo(Arc::new(geo.shared.clone()));
     let specs = config.sources.on(Host::look(inherited.has(INHERITED_NAME)));
     let trust = trust(&config, &specs);
     let sources = open_sources(&specs, &loaded.cursors, &mut inherited, now)?;
@@ -86,6 +91,7 @@ pub(super) fn start(options: &Options) -> Result<(Setup, Inbox, ControlThread), 
         clock,
         trust,
         engine,
+        geo,
         sources,
         paths,
         log_writer,
@@ -114,13 +120,15 @@ fn saved_rows(windows: SavedWindows) -> Vec<SnapshotRow> {
 pub(super) struct Loaded {
     pub config: Config,
     pub engine: EngineConfig,
+    pub geo: geo::Reloaded,
 }
 
 /// Reads the configuration and asks the host what only it knows; takes a while.
-pub(super) fn load(paths: &Paths) -> Result<Loaded, String> {
+pub(super) fn load(paths: &Paths, geo: &Shared) -> Result<Loaded, String> {
     let config = config::load(paths).map_err(|report| format!("the configuration has mistakes; nothing was changed\n{report}"))?;
     let engine = engine_config(&config);
-    Ok(Loaded { config, engine })
+    let geo = geo::Reloaded::open(&config, geo);
+    Ok(Loaded { config, engine, geo })
 }
 
 /// Where the configuration, the state and the sockets are; the options say otherwise.

@@ -13,6 +13,7 @@ use crate::control::{BanPage, BanView, Code, Request, Response};
 use crate::engine::Engine;
 use crate::engine::decision::{Ban, Command, Reply, Subject};
 use crate::engine::jail::Scope;
+use crate::geo::Look;
 use crate::time::Timestamp;
 
 /// Bans on one page of `list`.
@@ -53,6 +54,7 @@ pub(super) fn status(core: &mut Core, jail: Option<&str>, now: Timestamp) -> Res
         "has_lock_path": core.effects.has_lock_path(),
         "stopping": core.effects.stopping.view(),
         "stopped": super::stops::views(core, now),
+        "geo": core.geo.shared.describe(),
         "engine": engine,
     }))
 }
@@ -107,6 +109,10 @@ pub(super) fn why(engine: &Engine, subject: &str, account: String) -> Response {
         return Response::error(Code::NotFound, format!("nothing is known about {subject}"));
     }
     Response::data(&why)
+}
+
+pub(super) fn accounts(engine: &Engine, entered_by: Option<IpAddr>) -> Response {
+    Response::data(&engine.accounts(entered_by))
 }
 
 fn parse_subject(text: &str, account: String) -> Subject {

@@ -25,6 +25,8 @@ const FEEDBACK_MAX: usize = 64;
 pub(super) struct Place {
     group: usize,
     key: u128,
+    /// Where the key stands in tables under the engine's secret.
+    hash: u64,
     value: u128,
     amount: u64,
 }
@@ -115,8 +117,7 @@ impl Engine {
         let client = self.find_places(facets, stamp, &mut places);
         if places.len() > 1 {
             // The same as in `foresee`, for the tables of one event.
-            let touched =
-                places.iter().filter_map(|place| Some(self.groups.get(place.group)?.windows.touch(spread(place.key, self.seed.0[1]))));
+            let touched = places.iter().filter_map(|place| Some(self.groups.get(place.group)?.windows.touch(place.hash)));
             std::hint::black_box(touched.fold(0, u32::wrapping_add));
         }
         if !places.is_empty() && is_telling(facets.event) {
@@ -124,7 +125,7 @@ impl Engine {
         }
         for place in &places {
             let addition = Addition { stamp, amount: place.amount, tag: facets.pair_tag(), value: place.value };
-            self.count_in_group(place.group, facets, &client, place.key, &addition, origin);
+            self.count_in_group(place, facets, &client, &addition, origin);
         }
         self.places = places;
     }
@@ -191,25 +192,18 @@ impl Engine {
         }
         let by_pair = client.standing.shared && facets.event.kind == EventKind::AuthFailure && group.is_by_address();
         let key = if by_pair { facets.pair() } else { facets.key(&group.parts) }?;
-        Some(Place { group: index, key, value: group.value(facets, self.seed)?, amount })
+        let value = group.value(facets, self.seed)?;
+        Some(Place { group: index, key, hash: facets.hash(key), value, amount })
     }
 
-    fn count_in_group(
-        &mut self,
-        index: usize,
-        facets: &mut Facets<'_>,
-        client: &Client,
-        key: u128,
-        addition: &Addition,
-        origin: Option<&str>,
-    ) {
+    fn count_in_group(&mut self, place: &Place, facets: &mut Facets<'_>, client: &Client, addition: &Addition, origin: Option<&str>) {
         let (now, event) = (self.now, facets.event);
-        let Some(group) = self.groups.get_mut(index) else { return };
+        let Some(group) = self.groups.get_mut(place.group) else { return };
         let refusal = refusal(group, facets, client, &self.allow, &self.known, now);
         let name = if group.is_by_name() { event.submitter.or(event.account) } else { None };
         let terms = group.terms(now);
         if group.measure.is_momentary() {
-            self.count_moment(index, facets, name, addition);
+            self.count_moment(place.group, facets, name, addition);
             return;
         }
         let usual = match group.measure {
@@ -234,12 +228,12 @@ impl Engine {
         if rules.clone().next().is_none() {
             return;
         }
-        group.windows.count(key, addition, &terms, rules, &mut self.fired);
+        group.windows.count_at((place.key, place.hash), addition, &terms, rules, &mut self.fired);
         group.counted += 1;
         if !self.fired.is_empty() {
             let mut fired = std::mem::take(&mut self.fired);
             for firing in fired.drain(..) {
-                self.act(Trip { group: index, firing, refusal }, facets);
+                self.act(Trip { group: place.group, firing, refusal }, facets);
             }
             self.fired = fired;
         }

@@ -147,11 +147,21 @@ pub struct Facets<'a> {
     seed: Seed,
     account: Option<u128>,
     submitter: Option<u128>,
+    /// The key that was hashed last, and its hash.
+    hashed: Option<(u128, u64)>,
 }
 
 impl<'a> Facets<'a> {
     pub fn new(event: &'a Event<'a>, seed: Seed) -> Self {
-        Facets { event, host: event.ip.map(Host::new), seed, account: None, submitter: None }
+        Facets { event, host: event.ip.map(Host::new), seed, account: None, submitter: None, hashed: None }
+    }
+
+    /// Where `key` stands in tables under the engine's secret. Most jails have the same key.
+    pub fn hash(&mut self, key: u128) -> u64 {
+        match self.hashed {
+            Some((known, hash)) if known == key => hash,
+            _ => self.hashed.insert((key, spread(key, self.seed.0[1]))).1,
+        }
     }
 
     pub fn account(&mut self) -> Option<u128> {

@@ -3,12 +3,12 @@
 //! **Invariant:** one ban for each (network, scope); a second one can only prolong it. A ban costs less than 200 bytes: its
 //! texts are kept for the latest ones only (the store has all).
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::Bound;
+use std::collections::{BTreeMap, VecDeque};
 
-use hashbrown::HashTable;
+use hashbrown::{HashMap, HashTable};
 
 use super::decision::{Ban, Cause};
+use super::ends::{End, Ends};
 use super::jail::Scope;
 use super::key::{Subnet, mask, spread};
 use super::table::shard_of;
@@ -76,13 +76,6 @@ impl Entry {
     }
 }
 
-/// The place of a ban in the queue of ends. The hash finds the ban again, with its end: half the size of a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct End {
-    until: i64,
-    hash: u64,
-}
-
 /// What came of [`Ledger::add`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Added {
@@ -101,10 +94,12 @@ struct Change {
 
 #[derive(Debug)]
 pub struct Ledger {
-    shards: Vec<HashTable<Entry>>,
+    /// By key, the numbers of entries.
+    shards: Vec<HashTable<u32>>,
+    entries: Entries,
     len: usize,
     cap: usize,
-    ends: BTreeSet<End>,
+    ends: Ends,
     /// How many bans there are of each scope and prefix length: what a look-up has to try.
     in_use: BTreeMap<(Scope, u8), u32>,
     changes: VecDeque<Change>,
@@ -118,9 +113,10 @@ impl Ledger {
     pub fn new(cap: usize) -> Ledger {
         Ledger {
             shards: (0..limits::TABLE_SHARDS).map(|_| HashTable::new()).collect(),
+            entries: Entries::default(),
             len: 0,
             cap: cap.max(1),
-            ends: BTreeSet::new(),
+            ends: Ends::default(),
             in_use: BTreeMap::new(),
             changes: VecDeque::new(),
             names: Names::default(),
@@ -146,13 +142,19 @@ impl Ledger {
     }
 
     pub fn get(&self, key: BanKey) -> Option<&Entry> {
-        let hash = hash_of(key);
-        self.shards.get(shard_of(hash))?.find(hash, |entry| entry.key() == key)
+        self.find(hash_of(key), |entry| entry.key() == key)
+    }
+
+    fn find(&self, hash: u64, is_wanted: impl Fn(&Entry) -> bool) -> Option<&Entry> {
+        let number = self.shards.get(shard_of(hash))?.find(hash, |number| self.entries.get(*number).is_some_and(&is_wanted))?;
+        self.entries.get(*number)
     }
 
     fn get_mut(&mut self, key: BanKey) -> Option<&mut Entry> {
         let hash = hash_of(key);
-        self.shards.get_mut(shard_of(hash))?.find_mut(hash, |entry| entry.key() == key)
+        let entries = &mut self.entries;
+        let number = *self.shards.get(shard_of(hash))?.find(hash, |number| entries.get(*number).is_some_and(|entry| entry.key() == key))?;
+        entries.get_mut(number)
     }
 
     /// A ban in force at `at` that keeps the address `bits` (in mapped space) away from `service`.
@@ -212,13 +214,13 @@ impl Ledger {
 
     /// Takes out a ban that has ended by `now`.
     pub fn pop_ended(&mut self, now: i64) -> Option<Entry> {
-        let end = *self.ends.first().filter(|end| end.until <= now && end.until != i64::MAX)?;
+        let end = self.ends.first().filter(|end| end.until <= now && end.until != i64::MAX)?;
         let key = self.at_end(end)?.key();
         self.remove(key)
     }
 
     fn at_end(&self, end: End) -> Option<&Entry> {
-        self.shards.get(shard_of(end.hash))?.find(end.hash, |entry| entry.end() == end)
+        self.find(end.hash, |entry| entry.end() == end)
     }
 
     /// Takes out the ban that would end first, to make room.
@@ -229,14 +231,13 @@ impl Ledger {
 
     /// Passes over all bans: for an operator's command, a reload or a listing.
     pub fn iter(&self) -> impl Iterator<Item = &Entry> {
-        self.shards.iter().flat_map(HashTable::iter)
+        self.shards.iter().flat_map(HashTable::iter).filter_map(|number| self.entries.get(*number))
     }
 
     /// By the time of their end, those that come after `after` in that order.
     pub fn by_end(&self, after: Option<(i64, BanKey)>) -> impl Iterator<Item = &Entry> {
         let after = after.map(|(until, key)| Entry::new(key, 0, 0, until).end());
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.ends.range((from, Bound::Unbounded)).filter_map(|end| self.at_end(*end))
+        self.ends.iter_after(after).filter_map(|end| self.at_end(end))
     }
 
     /// Turns back everything that changed since then. Returns what must be lifted and what must be put in force.
@@ -294,7 +295,9 @@ impl Ledger {
     fn insert(&mut self, entry: Entry) {
         let hash = hash_of(entry.key());
         let Some(shard) = self.shards.get_mut(shard_of(hash)) else { return };
-        shard.insert_unique(hash, entry, |entry| hash_of(entry.key()));
+        let number = self.entries.add(entry);
+        let entries = &self.entries;
+        shard.insert_unique(hash, number, |number| entries.get(*number).map_or(0, |entry| hash_of(entry.key())));
         self.len += 1;
         *self.in_use.entry((entry.scope, entry.prefix)).or_default() += 1;
         let jail = usize::from(entry.jail);
@@ -309,10 +312,12 @@ impl Ledger {
 
     fn remove(&mut self, key: BanKey) -> Option<Entry> {
         let hash = hash_of(key);
-        let found = self.shards.get_mut(shard_of(hash))?.find_entry(hash, |entry| entry.key() == key).ok()?;
-        let (entry, _) = found.remove();
+        let entries = &mut self.entries;
+        let wanted = |number: &u32| entries.get(*number).is_some_and(|entry| entry.key() == key);
+        let (number, _) = self.shards.get_mut(shard_of(hash))?.find_entry(hash, wanted).ok()?.remove();
+        let entry = entries.take(number)?;
         self.len -= 1;
-        self.ends.remove(&entry.end());
+        self.ends.remove(entry.end());
         if let Some(count) = self.by_jail.get_mut(usize::from(entry.jail)) {
             *count -= 1;
         }
@@ -349,6 +354,52 @@ const fn hash_of(key: BanKey) -> u64 {
     spread(key.subnet.bits, (key.subnet.prefix as u64) << 8 | key.scope as u64)
 }
 
+/// Entries in blocks: an entry in the hash table itself would cost the room that a hash table leaves free.
+#[derive(Debug, Default)]
+struct Entries {
+    blocks: Vec<Vec<Entry>>,
+    /// Numbers of entries that were taken out.
+    free: Vec<u32>,
+}
+
+impl Entries {
+    const BLOCK: usize = 256;
+
+    fn add(&mut self, entry: Entry) -> u32 {
+        if let Some(number) = self.free.pop()
+            && let Some(place) = self.get_mut(number)
+        {
+            *place = entry;
+            return number;
+        }
+        if self.blocks.last().is_none_or(|block| block.len() >= Entries::BLOCK) {
+            self.blocks.push(Vec::with_capacity(Entries::BLOCK));
+        }
+        let Some(block) = self.blocks.last_mut() else { return u32::MAX };
+        block.push(entry);
+        let within = block.len() - 1;
+        ((self.blocks.len() - 1) * Entries::BLOCK + within) as u32
+    }
+
+    fn get(&self, number: u32) -> Option<&Entry> {
+        self.blocks.get(number as usize / Entries::BLOCK)?.get(number as usize % Entries::BLOCK)
+    }
+
+    fn get_mut(&mut self, number: u32) -> Option<&mut Entry> {
+        self.blocks.get_mut(number as usize / Entries::BLOCK)?.get_mut(number as usize % Entries::BLOCK)
+    }
+
+    fn take(&mut self, number: u32) -> Option<Entry> {
+        let entry = *self.get(number)?;
+        self.free.push(number);
+        if self.free.len() == self.blocks.len() * Entries::BLOCK {
+            // After a flood nothing of it is left: the memory goes back.
+            *self = Entries::default();
+        }
+        Some(entry)
+    }
+}
+
 /// Names of jails and operators' reasons, by number.
 #[derive(Debug, Default)]
 pub struct Names {
@@ -379,7 +430,7 @@ impl Names {
 /// Reasons and evidence of the latest bans.
 #[derive(Debug, Default)]
 struct Stories {
-    by_id: BTreeMap<u64, Story>,
+    by_id: HashMap<u64, Story>,
     order: VecDeque<u64>,
 }
 

@@ -13,6 +13,7 @@ pub mod allow;
 mod command;
 mod counting;
 pub mod decision;
+mod ends;
 mod evidence;
 mod forged;
 pub mod jail;
@@ -107,6 +108,10 @@ pub struct Engine {
     submitters: account::Submitters,
     tally: account::Tally,
     risk: account::RiskRules,
+    /// Since when there is history of accounts, in seconds since 1970; 0: there is none.
+    accounts_since: u32,
+    /// Submitters with a sign against them, and when the last one was counted.
+    watched: std::collections::BTreeMap<u128, i64>,
     /// Locks of the last day.
     locks_made: VecDeque<account::Spent>,
     /// Accounts are only watched: what would be done is told.
@@ -184,6 +189,8 @@ impl Engine {
             submitters: account::Submitters::new(seed, persist),
             tally: account::Tally::default(),
             risk,
+            accounts_since: 0,
+            watched: Default::default(),
             locks_made: VecDeque::new(),
             accounts_observed: false,
             geo: Arc::new(crate::geo::Nowhere),
@@ -281,6 +288,7 @@ impl Engine {
         self.known.sweep(SWEEP_BUCKETS, now);
         self.history.sweep(SWEEP_BUCKETS, now);
         self.submitters.sweep(SWEEP_BUCKETS, now);
+        self.forget_watched();
         if let Some(config) = &self.sanction.widening {
             let aging = Widening::terms(config, now).aging(u64::MAX);
             self.widening.windows_mut().sweep(SWEEP_BUCKETS, &aging);

@@ -4,6 +4,7 @@ use ipnetwork::IpNetwork;
 use serde::{Serialize, Serializer};
 
 use super::Engine;
+use super::account::report::AccountView;
 use super::decision::{Ban, Cause, Subject};
 use super::jail::{KeyPart, Mode, Scope};
 use super::key::{Facets, Host, Subnet};
@@ -27,6 +28,17 @@ pub struct Status {
     pub bans_evicted: u64,
     pub known_addresses: usize,
     pub remembered_subjects: usize,
+    /// Submitters with a history.
+    pub submitters: usize,
+    /// That had to go because there were too many.
+    pub submitters_evicted: u64,
+    /// Held or locked.
+    pub accounts_stopped: usize,
+    /// What would be done about accounts is only told.
+    pub accounts_observed: bool,
+    /// Since when there is history of accounts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accounts_since: Option<String>,
     /// Decisions that nobody picked up in time.
     pub decisions_dropped: u64,
     pub jails: Vec<JailStatus>,
@@ -70,6 +82,7 @@ pub struct Why {
     pub history: Vec<String>,
     pub counters: Vec<Counter>,
     pub known: Option<KnownView>,
+    pub account: Option<AccountView>,
     /// Why it is never banned.
     pub allowed: Option<String>,
     /// The latest lines that were counted.
@@ -97,8 +110,14 @@ pub struct BanView {
 impl Why {
     /// Nobody has heard of the subject.
     pub fn is_empty(&self) -> bool {
-        let Why { subject: _, bans, history, counters, known, allowed, evidence } = self;
-        bans.is_empty() && history.is_empty() && counters.is_empty() && known.is_none() && allowed.is_none() && evidence.is_empty()
+        let Why { subject: _, bans, history, counters, known, account, allowed, evidence } = self;
+        account.is_none()
+            && bans.is_empty()
+            && history.is_empty()
+            && counters.is_empty()
+            && known.is_none()
+            && allowed.is_none()
+            && evidence.is_empty()
     }
 }
 
@@ -139,6 +158,11 @@ impl Engine {
             bans_evicted: self.totals.bans_evicted,
             known_addresses: self.known.len(),
             remembered_subjects: self.history.len(),
+            submitters: self.submitters.len(),
+            submitters_evicted: self.submitters.evictions(),
+            accounts_stopped: self.standings.iter().count(),
+            accounts_observed: self.accounts_observed || self.is_learning(),
+            accounts_since: (self.accounts_since > 0).then(|| Timestamp::from_seconds(i64::from(self.accounts_since)).rfc3339()),
             decisions_dropped: self.totals.decisions_dropped,
             jails: self.groups.iter().flat_map(|group| self.jails_of(group)).collect(),
             forged: self.forged(),
@@ -171,6 +195,7 @@ impl Engine {
             history: Vec::new(),
             counters: Vec::new(),
             known: None,
+            account: None,
             allowed: None,
             evidence: Vec::new(),
         };
@@ -190,6 +215,7 @@ impl Engine {
             }
             Subject::Account(name) => {
                 event.account = Some(name.as_bytes());
+                why.account = self.account_view(name);
                 why.evidence = Facets::new(&event, self.seed).account().map(|key| self.evidence.of_account(key)).unwrap_or_default();
             }
         }

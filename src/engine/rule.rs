@@ -10,7 +10,7 @@ use super::key::{Facets, bits_of, domain, name_key};
 use super::key::{Seed, Subnet};
 use super::measure::count::Small;
 use super::measure::{Group as Same, SHARERS_MAX, Span, Terms, Windows, ratio};
-use crate::event::{Event, EventKind, Reason};
+use crate::event::{Event, EventKind, Reason, Service};
 
 /// Steps of one jail; `config` refuses more.
 const STEPS_MAX: usize = 16;
@@ -32,6 +32,9 @@ pub struct Group {
     pub windows: Windows,
     /// Events counted.
     pub counted: u64,
+    /// Of [`Group::terms`].
+    need: u64,
+    sharers: u8,
 }
 
 /// One jail of a group.
@@ -61,12 +64,19 @@ enum Limits {
 struct Matcher {
     on: Vec<EventKind>,
     filters: Vec<String>,
+    /// One bit for each service and each reason that all conditions about them let pass: most events are told apart by these.
+    services: u64,
+    reasons: u64,
+    /// Reasons that are nobody's offence: as failures they count only where a jail names them.
+    forgiven: u64,
+    /// The other conditions.
     conditions: Vec<Compiled>,
     weak: bool,
     unless: Unless,
-    /// Reasons that are nobody's offence and count only where a jail names them.
-    forgiven: Vec<Reason>,
 }
+
+/// Services and reasons fit into words of bits.
+const _: () = assert!(Service::ALL.len() <= 64 && Reason::ALL.len() <= 64);
 
 #[derive(Debug)]
 struct Compiled {
@@ -109,7 +119,11 @@ impl Group {
         let strangers_only = rules.iter().any(|rule| rule.bans_contributors != 0);
         let units = small_units(&rules, forgive);
         let windows = Windows::new(measure, units, seed.0[1], cap, persist);
-        Some(Group { id, identity, matcher, parts, measure, forgive, weight, strangers_only, rules, windows, counted: 0 })
+        // What is forgiven may uncover what lies behind the highest limit.
+        let need = if forgive { u64::MAX } else { rules.iter().map(Rule::highest_limit).max().unwrap_or(0) };
+        let sharers = rules.iter().fold(0, |bits, rule| bits | 1 << rule.slot);
+        let counted = 0;
+        Some(Group { id, identity, matcher, parts, measure, forgive, weight, strangers_only, rules, windows, counted, need, sharers })
     }
 
     /// Whether the group counts such an event at all, whoever it is about.
@@ -196,9 +210,7 @@ impl Group {
 
     pub fn terms(&self, now: i64) -> Terms {
         let horizon = self.rules.iter().map(|rule| rule.span.cutoff(now)).min().unwrap_or(now);
-        // What is forgiven may uncover what lies behind the highest limit.
-        let need = if self.forgive { u64::MAX } else { self.rules.iter().map(Rule::highest_limit).max().unwrap_or(0) };
-        let sharers = self.rules.iter().fold(0, |bits, rule| bits | 1 << rule.slot);
+        let (need, sharers) = (self.need, self.sharers);
         let group = if let Measure::Distinct(of) = self.measure { of.group() } else { Same::Name };
         let min = self.rules.iter().map(|rule| rule.jail.min).max().unwrap_or(0);
         let operators = self.rules.iter().map(|rule| rule.jail.operators).max().unwrap_or(0);
@@ -295,17 +307,39 @@ impl Matcher {
                 |condition: &Condition| !condition.negated && matches!(&condition.test, Test::Reason(reasons) if reasons.contains(&reason));
             jail.conditions.iter().any(in_where) || jail.weight.iter().any(|(weighted, _)| *weighted == reason)
         };
-        let forgiven = [Reason::Temporary, Reason::Greylist].into_iter().filter(|reason| !names(*reason)).collect();
-        let conditions = jail.conditions.iter().map(Compiled::new).collect();
-        Matcher { on: jail.on.clone(), filters: jail.filters.clone(), conditions, weak: jail.weak, unless: jail.unless, forgiven }
+        let forgiven = [Reason::Temporary, Reason::Greylist].into_iter().filter(|reason| !names(*reason));
+        let mut matcher = Matcher {
+            on: jail.on.clone(),
+            filters: jail.filters.clone(),
+            services: u64::MAX,
+            reasons: u64::MAX,
+            forgiven: bits(forgiven.map(|reason| reason as u8)),
+            conditions: Vec::new(),
+            weak: jail.weak,
+            unless: jail.unless,
+        };
+        for condition in &jail.conditions {
+            let turn = if condition.negated { u64::MAX } else { 0 };
+            match &condition.test {
+                Test::Service(services) => matcher.services &= turn ^ bits(services.iter().map(|service| *service as u8)),
+                Test::Reason(reasons) => matcher.reasons &= turn ^ bits(reasons.iter().map(|reason| *reason as u8)),
+                _ => matcher.conditions.push(Compiled::new(condition)),
+            }
+        }
+        matcher
     }
 
     fn matches(&self, event: &Event<'_>) -> bool {
-        (!event.weak || self.weak)
-            && !(is_failure(event.kind) && self.forgiven.contains(&event.reason))
+        (self.services >> event.service as u8) & (self.reasons >> event.reason as u8) & 1 != 0
+            && (!event.weak || self.weak)
+            && !(is_failure(event.kind) && self.forgiven >> event.reason as u8 & 1 != 0)
             && (self.filters.is_empty() || self.filters.iter().any(|filter| filter == event.filter))
             && self.conditions.iter().all(|condition| condition.holds(event))
     }
+}
+
+fn bits(numbers: impl Iterator<Item = u8>) -> u64 {
+    numbers.fold(0, |bits, number| bits | 1 << number)
 }
 
 impl Compiled {
@@ -330,8 +364,6 @@ impl CompiledTest {
                 let single = Subnet { bits: bits_of(ip), prefix: 128 };
                 nets.iter().any(|net| net.contains(single))
             }),
-            CompiledTest::Plain(Test::Service(services)) => services.contains(&event.service),
-            CompiledTest::Plain(Test::Reason(reasons)) => reasons.contains(&event.reason),
             CompiledTest::Plain(Test::Account(names)) => {
                 event.account.or(event.submitter).is_some_and(|account| names.iter().any(|name| is_named(name, account)))
             }
@@ -344,7 +376,7 @@ impl CompiledTest {
             CompiledTest::Plain(Test::Submitter(kinds)) => {
                 event.submitter.or(event.account).is_some_and(|name| kinds.iter().any(|kind| is_kind(*kind, Kind::of(name))))
             }
-            CompiledTest::Plain(Test::Ip(_)) => false,
+            CompiledTest::Plain(Test::Ip(_) | Test::Service(_) | Test::Reason(_)) => false,
         }
     }
 }

@@ -98,10 +98,10 @@ impl History {
         self.stamps(subject, now).filter(|stamp| *stamp < seconds(now)).count() as u32
     }
 
-    pub fn stamps(&self, subject: Subnet, now: i64) -> impl Iterator<Item = u32> {
+    pub fn stamps(&self, subject: Subnet, now: i64) -> impl Iterator<Item = u32> + '_ {
         let cutoff = now.saturating_sub(self.memory);
-        let stamps = self.past.get(subject.key()).map(|past| past.stamps().to_vec()).unwrap_or_default();
-        stamps.into_iter().filter(move |stamp| i64::from(*stamp) * 1_000_000 > cutoff)
+        let stamps = self.past.get(subject.key()).map(Past::stamps).unwrap_or_default();
+        stamps.iter().copied().filter(move |stamp| i64::from(*stamp) * 1_000_000 > cutoff)
     }
 
     /// Noting the same ban twice changes nothing.

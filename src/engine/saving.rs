@@ -37,7 +37,7 @@ const FIXED: [(Fixed, &str); 5] = [
     (Fixed::Widening, "widening"),
     (Fixed::Submitters, "submitters"),
 ];
-/// The clock and the bans made at that moment (key 0), and the names of the jails of each group (key: its id).
+/// The clock and the bans made at that moment (key 0), since when accounts are known (key 1), and the names of the jails of each group (key: its id).
 const ABOUT: &str = "about";
 
 impl Engine {
@@ -47,7 +47,7 @@ impl Engine {
             return;
         }
         let about = |key, value| SnapshotRow { table: table_id(ABOUT), key, value };
-        let mut ready = VecDeque::from([about(0, self.moment())]);
+        let mut ready = VecDeque::from([about(0, self.moment()), about(1, self.accounts_since.to_le_bytes().to_vec())]);
         ready.extend(self.groups.iter().map(|group| about(u128::from(group.id), group.names().into_bytes())));
         for group in &mut self.groups {
             group.windows.freeze();
@@ -86,6 +86,29 @@ impl Engine {
         self.groups.iter().map(|group| group.id).chain(FIXED.iter().map(|(_, name)| table_id(name))).chain([table_id(ABOUT)]).collect()
     }
 
+    /// What [`Engine::learned_rows`] hands on: histories of submitters and addresses, and since when there are any.
+    fn is_learned(row: &SnapshotRow) -> bool {
+        let tables = [Fixed::Hosts, Fixed::Networks, Fixed::Submitters];
+        let is_history =
+            FIXED.iter().any(|(fixed, name)| tables.iter().any(|table| *table as u8 == *fixed as u8) && table_id(name) == row.table);
+        is_history || row.table == table_id(ABOUT) && row.key == 1
+    }
+
+    /// Of the rows of a state those that `learn` goes on from.
+    pub fn restore_learned(&mut self, rows: &[SnapshotRow]) {
+        let learned: Vec<SnapshotRow> = rows.iter().filter(|row| Engine::is_learned(row)).cloned().collect();
+        self.restore(&learned);
+    }
+
+    /// What old logs have taught, as rows of a snapshot.
+    pub fn learned_rows(&mut self) -> Vec<SnapshotRow> {
+        self.begin_snapshot();
+        let mut rows = Vec::new();
+        while !self.next_slice(usize::MAX, &mut rows) {}
+        rows.retain(Engine::is_learned);
+        rows
+    }
+
     /// Takes saved rows back; rows of jails that are no more are left out. Call on a new engine, before `restore_bans`.
     ///
     /// The engine's clock goes back to the moment of the snapshot, so that the lines since then can come again, each at its
@@ -95,6 +118,9 @@ impl Engine {
             rows.iter().filter(|row| row.table == table_id(ABOUT)).map(|row| (row.key, row.value.as_slice())).collect();
         if let Some(moment) = about.get(&0) {
             self.resume_at(moment);
+        }
+        if let Some(since) = about.get(&1).and_then(|since| Reader(since).u32()).filter(|since| *since > 0) {
+            self.accounts_since = since;
         }
         let slots: HashMap<u64, (usize, [u8; SHARERS_MAX])> = self
             .groups

@@ -68,12 +68,16 @@ pub struct Table<V> {
     secret: u64,
     sweep_shard: usize,
     sweep_bucket: usize,
+    /// Buckets to look at for keys that came in since the last sweep.
+    sweep_owed: usize,
     journal: Option<Journal>,
     pub evictions: u64,
 }
 
 /// Buckets looked at for each new key: more than one, so that sweeping keeps up with filling.
 const SWEEP_BUCKETS: usize = 4;
+/// So many at once: the processor reads ahead of a longer run.
+const SWEEP_RUN: usize = 64;
 /// Calls of [`Table::sweep`] in which it gets around.
 const SWEEPS_PER_PASS: usize = 32;
 /// Shards that are empty, or nearly so, are passed over at this speed.
@@ -91,6 +95,7 @@ impl<V: Value> Table<V> {
             secret,
             sweep_shard: 0,
             sweep_bucket: 0,
+            sweep_owed: 0,
             journal: persist.then(Journal::new),
             evictions: 0,
         }
@@ -125,11 +130,21 @@ impl<V: Value> Table<V> {
             .map_or(0, |row| row.key[0] ^ row.value.mark().touch())
     }
 
+    #[inline]
+    pub fn hash(&self, key: u128) -> u64 {
+        spread(key, self.secret)
+    }
+
     /// Works on the row of `key`, a new one if there is none. A new row for which no room can be made is worked on and
     /// forgotten; `newcomer_hot` says that it would be hot at once.
     #[inline]
     pub fn update<R>(&mut self, key: u128, aging: &Aging, newcomer_hot: bool, work: impl FnOnce(&mut V) -> (Fate, R)) -> R {
-        let hash = spread(key, self.secret);
+        self.update_at(spread(key, self.secret), key, aging, newcomer_hot, work)
+    }
+
+    /// The same for whoever knows the hash of `key` already.
+    #[inline]
+    pub fn update_at<R>(&mut self, hash: u64, key: u128, aging: &Aging, newcomer_hot: bool, work: impl FnOnce(&mut V) -> (Fate, R)) -> R {
         let wanted = split(key);
         let Some(shard) = self.shards.get_mut(shard_of(hash)) else { return work(&mut V::default()).1 };
         if let Ok(mut entry) = shard.rows.find_entry(hash, |row| row.key == wanted) {
@@ -198,7 +213,11 @@ impl<V: Value> Table<V> {
     }
 
     fn insert(&mut self, hash: u64, key: u128, mut value: V, aging: &Aging, newcomer_hot: bool) {
-        self.sweep(SWEEP_BUCKETS, aging);
+        self.sweep_owed += SWEEP_BUCKETS;
+        if self.sweep_owed >= SWEEP_RUN {
+            self.sweep_owed = 0;
+            self.sweep(SWEEP_RUN, aging);
+        }
         let index = shard_of(hash);
         if self.len >= self.cap && !self.make_room(index, aging, newcomer_hot) {
             self.evictions += 1;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use siphasher::sip::SipHasher13;
 
-use super::account::Sign;
+use super::account::{Rung, Sign};
 use super::counting::is_failure;
 use super::decision::{Cause, Decision, Subject, Verb};
 use super::jail::{Action, Distinct, Jail, KeyPart, Measure, Mode, Scope};
@@ -82,10 +82,10 @@ impl Engine {
                 },
                 Action::BanContributors => self.ban_contributors(&trip.firing.summary.contributors, &case),
                 Action::Alert | Action::Slow => self.alert(&case, None),
-                Action::Hold => self.decide(&case, Verb::Hold),
+                Action::Hold => self.demand(&case, Rung::Held, facets),
                 // An attacker can make anybody's logins fail.
                 Action::Lock if case.from_failures => self.alert(&case, Some("an account is never locked for failures")),
-                Action::Lock => self.decide(&case, Verb::Lock),
+                Action::Lock => self.demand(&case, Rung::Locked, facets),
             }
         }
     }
@@ -101,7 +101,7 @@ impl Engine {
         }
         let steps = jail.steps.get(trip.firing.from..trip.firing.to).unwrap_or_default();
         let points: u32 = steps.iter().map(|step| step.score).sum();
-        if points == 0 || case.from_failures || jail.mode == Mode::Observe {
+        if points == 0 || matches!(facets.event.kind, EventKind::AuthFailure | EventKind::ProtocolAbuse) || jail.mode == Mode::Observe {
             return;
         }
         let text = reason::sign(jail, facets.event, trip.firing.total);
@@ -281,11 +281,11 @@ impl Engine {
         }
     }
 
-    fn decide(&mut self, case: &Case, verb: Verb) {
-        let mut decision = self.decision(verb, case.subject.clone(), case.jail.ban.scope, i64::MAX, &case.jail.name, case.reason.clone());
-        decision.observed = case.jail.mode == super::jail::Mode::Observe;
-        decision.evidence = case.evidence.clone();
-        self.push(decision);
+    /// A jail wants a submitter stopped, whatever its score.
+    fn demand(&mut self, case: &Case, rung: Rung, facets: &mut Facets<'_>) {
+        let (Some(key), Some(name)) = (facets.submitter(), facets.event.submitter.or(facets.event.account)) else { return };
+        let observed = case.jail.mode == Mode::Observe;
+        self.stop_for(key, name, rung, &case.jail.name, case.reason.clone(), &case.evidence, observed);
     }
 
     fn alert(&mut self, case: &Case, but: Option<&str>) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::lists::Lists;
 use super::mmdb::{Database, Stamp};
-use super::{Look, Place, Settings};
+use super::{Look, Place, Settings, embedded};
 use crate::address;
 
 /// Where packages and updaters put databases.
@@ -23,7 +23,7 @@ const PLACES: [&str; 7] = [
 ];
 const OPERATORS: [&str; 4] = ["GeoIP2-ISP.mmdb", "GeoLite2-ASN.mmdb", "dbip-asn-lite.mmdb", "ipinfo_lite.mmdb"];
 
-/// Files, table and lists. The default one knows nothing but the lists.
+/// Files, table and lists. The default one knows nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Atlas {
     databases: Vec<Arc<Database>>,
@@ -61,9 +61,8 @@ impl Look for Atlas {
             for database in &self.databases {
                 database.complete(&mut place, ip);
             }
-            #[cfg(feature = "geo-embedded")]
             if self.embedded && place.country.is_none() {
-                place.country = super::embedded::country(ip);
+                place.country = embedded::country(ip);
             }
         }
         place.nature = self.lists.nature(ip, place.asn);
@@ -72,9 +71,8 @@ impl Look for Atlas {
 
     fn describe(&self) -> Vec<String> {
         let mut lines: Vec<String> = self.databases.iter().map(|database| database.describe()).collect();
-        #[cfg(feature = "geo-embedded")]
         if self.embedded {
-            lines.push(super::embedded::describe());
+            lines.push(embedded::describe());
         }
         let operators = self.lists.operator_count();
         let blind = if self.databases.iter().any(|database| database.has_asn()) { "" } else { " (unused: no database has AS numbers)" };

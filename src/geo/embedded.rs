@@ -3,8 +3,10 @@
 //! The data is the export of IPFire Location, CC BY-SA 4.0, as the Tor project packs it: see NOTICE.
 
 use std::net::IpAddr;
+#[cfg(feature = "geo-embedded")]
 use std::sync::{Arc, LazyLock};
 
+#[cfg(feature = "geo-embedded")]
 use tor_geoip::GeoipDb;
 
 use super::Country;
@@ -12,11 +14,18 @@ use super::Country;
 /// When IPFire made the export. Goes with the version of tor-geoip-db in Cargo.lock; a test compares them.
 const BUILT: &str = "2026-09-23";
 
+#[cfg(feature = "geo-embedded")]
 static TABLE: LazyLock<Arc<GeoipDb>> = LazyLock::new(GeoipDb::new_embedded);
 
 /// `ip` is canonical.
+#[cfg(feature = "geo-embedded")]
 pub(super) fn country(ip: IpAddr) -> Option<Country> {
     Country::new(TABLE.lookup_country_code(ip)?.get().as_bytes())
+}
+
+#[cfg(not(feature = "geo-embedded"))]
+pub(super) fn country(_: IpAddr) -> Option<Country> {
+    None
 }
 
 pub(super) fn describe() -> String {
@@ -34,6 +43,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "geo-embedded")]
     fn well_known_addresses_have_a_country() {
         // Networks of national registries and universities, which do not wander.
         for (ip, code) in [("193.0.6.139", "NL"), ("130.149.7.201", "DE"), ("2001:67c:2e8::1", "NL"), ("133.11.0.1", "JP")] {

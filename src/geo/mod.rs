@@ -7,7 +7,6 @@
 //! `ZZ`) and addresses that no database has are nowhere.
 
 mod atlas;
-#[cfg(feature = "geo-embedded")]
 mod embedded;
 pub mod lists;
 mod mmdb;
@@ -116,6 +115,11 @@ impl Shared {
     /// From here on look-ups are answered from `atlas`.
     pub fn swap(&self, atlas: Atlas) {
         self.0.store(Arc::new(atlas));
+    }
+
+    /// As [`Shared::swap`], unless somebody else has done so since `before`.
+    fn swap_if(&self, before: &Arc<Atlas>, atlas: Atlas) {
+        self.0.compare_and_swap(before, Arc::new(atlas));
     }
 
     pub fn atlas(&self) -> Arc<Atlas> {

@@ -51,8 +51,10 @@ impl Change {
     /// Opens the files, which takes a while, and lets `shared` look into them. What has become broken stays as it was. Returns
     /// what people should know.
     pub fn apply(&self, shared: &Shared) -> Vec<String> {
-        let (atlas, problems) = Atlas::open(&self.settings, Some(&shared.atlas()));
-        shared.swap(atlas);
+        let before = shared.atlas();
+        let (atlas, problems) = Atlas::open(&self.settings, Some(&before));
+        // A reload that came in between has opened the same files, by newer settings.
+        shared.swap_if(&before, atlas);
         problems
     }
 }

@@ -60,14 +60,15 @@ fn bind(options: &Options, path: &Path) -> io::Result<Socket> {
 
 fn converse(options: &Options, connection: &(impl AsFd + AsRawFd)) -> io::Result<()> {
     let peer = Uid::from_raw(getsockopt(connection, PeerCredentials)?.uid());
+    setsockopt(connection, ReceiveTimeout, &TimeVal::seconds(REQUEST_SECONDS))?;
+    // One byte more tells a packet that is too long. It is read whoever sent it: what is left unread resets the connection, and with
+    // it the answer.
+    let mut packet = vec![0; HELPER_REQUEST_BYTES_MAX + 1];
+    let count = recv(connection.as_raw_fd(), &mut packet, MsgFlags::empty())?;
+    if count == 0 {
+        return Ok(());
+    }
     let answer = if may_ask(peer, &options.user) {
-        setsockopt(connection, ReceiveTimeout, &TimeVal::seconds(REQUEST_SECONDS))?;
-        // One byte more tells a packet that is too long.
-        let mut packet = vec![0; HELPER_REQUEST_BYTES_MAX + 1];
-        let count = recv(connection.as_raw_fd(), &mut packet, MsgFlags::empty())?;
-        if count == 0 {
-            return Ok(());
-        }
         answer(options, packet.get(..count).unwrap_or_default())
     } else {
         Answer::new(Status::Refused, format!("uid {peer} may not ask; only root and {} may", options.user))

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, TransactionBehavior};
@@ -42,6 +42,11 @@ struct Shared {
 const GROUP_ROWS_MAX: usize = 100_000;
 const BURST_ROWS: usize = 1_000;
 const RETRY: Duration = Duration::from_secs(1);
+/// A commit begins when nothing has come for so long: a transaction keeps a processor busy for milliseconds, which just now
+/// the core needs itself.
+const QUIET: Duration = Duration::from_millis(20);
+/// But what waits for the disk waits no longer than this before it is written.
+const GATHER_MAX: Duration = Duration::from_secs(1);
 
 impl<J: Send + 'static> Writer<J> {
     pub fn start(name: &str, path: PathBuf, schema: &'static Schema, condition: Condition, apply: Apply<J>) -> Self {
@@ -93,6 +98,7 @@ impl<J: Send + 'static> Writer<J> {
     pub fn after(&self, done: Done) {
         if let Some(sender) = &self.sender {
             let _ = sender.send(Message::Flush(done));
+            self.wake();
         }
     }
 
@@ -105,9 +111,18 @@ impl<J: Send + 'static> Writer<J> {
     }
 }
 
+impl<J> Writer<J> {
+    fn wake(&self) {
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
+        }
+    }
+}
+
 impl<J> Drop for Writer<J> {
     fn drop(&mut self) {
         drop(self.sender.take());
+        self.wake();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -153,7 +168,7 @@ impl<J> Worker<J> {
         }
     }
 
-    /// Waits for something to do, then takes what there is.
+    /// Waits for something to do, then takes what comes until it is quiet or somebody waits for the disk.
     fn gather(&mut self, receiver: &Receiver<Message<J>>) -> Gathered {
         if self.shared.health().error.is_some() {
             return self.gather_until(receiver, Instant::now() + RETRY);
@@ -163,11 +178,20 @@ impl<J> Worker<J> {
             Ok(message) => self.take(message),
             Err(_) => return Gathered::Closed,
         }
-        while self.group_rows < GROUP_ROWS_MAX {
-            match receiver.try_recv() {
-                Ok(message) => self.take(message),
-                Err(TryRecvError::Empty) => break,
-                Err(TryRecvError::Disconnected) => return Gathered::Closed,
+        let begun = Instant::now();
+        while self.flushes.is_empty() {
+            let before = self.group_rows;
+            // Asleep, since a message for which nobody waits costs its sender no call into the kernel. A flush wakes us.
+            thread::park_timeout(QUIET);
+            while self.group_rows < GROUP_ROWS_MAX {
+                match receiver.try_recv() {
+                    Ok(message) => self.take(message),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return Gathered::Closed,
+                }
+            }
+            if self.group_rows == before || self.group_rows >= GROUP_ROWS_MAX || begun.elapsed() >= GATHER_MAX {
+                break;
             }
         }
         Gathered::Enough

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -16,11 +17,26 @@ use crate::{ANNA, poll};
 
 const BOSS: (&str, &str) = ("boss@example.test", "battery staple");
 const POLICY: &str = "[policy]\nsocket = \"/run/site/spool/mailwarden/policy\"\n";
-/// As docs/accounts.md has it.
-const RESTRICTIONS: &str = "
-smtpd_recipient_restrictions = check_policy_service { unix:mailwarden/policy, timeout=2s, try_limit=1, default_action=DUNNO }
-smtpd_end_of_data_restrictions = check_policy_service { unix:mailwarden/policy, timeout=2s, try_limit=1, default_action=DUNNO }
-enable_long_queue_ids = yes
+/// As docs/accounts.md has it, for main.cf, for the submission service in master.cf, and for Dovecot.
+const MAIN: &str = "
+mailwarden = check_policy_service { unix:mailwarden/policy, timeout=2s, try_limit=1, default_action=DUNNO }
+smtpd_end_of_data_restrictions = $mailwarden
+authorized_submit_users = !texthash:/run/site/etc/local-deny, static:all
+";
+const SUBMISSION: &str = "  -o { smtpd_recipient_restrictions = $mailwarden, permit_sasl_authenticated, reject }\n";
+const DENY: &str = "passdb {
+  driver = passwd-file
+  args = username_format=%u /run/site/etc/dovecot-deny
+  deny = yes
+}
+";
+const RECIPES: &str = "
+[hook.lock]
+run = [[\"/run/site/hooks/dovecot-deny\", \"/run/site/etc/dovecot-deny\", \"/run/site/etc/dovecot.conf\"],
+       [\"/run/site/hooks/postfix-local-deny\", \"/run/site/etc/local-deny\"]]
+[hook.unlock]
+run = [[\"/run/site/hooks/dovecot-deny\", \"/run/site/etc/dovecot-deny\", \"/run/site/etc/dovecot.conf\"],
+       [\"/run/site/hooks/postfix-local-deny\", \"/run/site/etc/local-deny\"]]
 ";
 
 /// The mail host, with everything that stops accounts in place.
@@ -37,9 +53,20 @@ struct Helper {
 
 impl Host {
     fn start(hooks: Option<&str>) -> Host {
+        Host::start_with(hooks, true)
+    }
+
+    fn start_with(hooks: Option<&str>, long_ids: bool) -> Host {
         let mut helper = None;
         let (site, warden) = Site::start(Layout::Host, |host| {
-            add("main.cf", RESTRICTIONS);
+            add("main.cf", MAIN);
+            let long_ids = if long_ids { "enable_long_queue_ids = yes\n" } else { "" };
+            add("main.cf", long_ids);
+            let after = "smtpd_client_restrictions=permit_sasl_authenticated,reject\n";
+            change("master.cf", |text| text.replacen(after, &format!("{after}{SUBMISSION}"), 1));
+            change("dovecot.conf", |text| text.replacen("passdb {", &format!("{DENY}passdb {{"), 1));
+            add("local-deny", "");
+            add("dovecot-deny", "");
             add("mailboxes", "postmaster@example.test example.test/postmaster/\n");
             let directory = format!("{ROOT}/spool/mailwarden");
             fs::create_dir_all(&directory).unwrap();
@@ -72,6 +99,10 @@ impl Helper {
         fs::create_dir_all(&directory).unwrap();
         let file = format!("{directory}/hooks.toml");
         fs::write(&file, format!("postfix_instances = [\"/run/site/etc\"]\n{hooks}")).unwrap();
+        for recipe in ["dovecot-deny", "postfix-local-deny"] {
+            let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/hooks").join(recipe);
+            fs::copy(shipped, format!("{directory}/{recipe}")).unwrap();
+        }
         let socket = "/run/mailwarden/hookd.sock";
         let child = Command::new(env!("CARGO_BIN_EXE_mailwarden-hookd"))
             .args(["--hooks", &file, "--user", "root", "--state", "/run/site/hookd", "--listen", socket])
@@ -91,9 +122,13 @@ impl Drop for Helper {
 }
 
 fn add(file: &str, text: &str) {
+    change(file, |before| before + text);
+}
+
+fn change(file: &str, edit: impl FnOnce(String) -> String) {
     let path = format!("{ROOT}/etc/{file}");
-    let before = fs::read_to_string(&path).unwrap();
-    fs::write(path, format!("{before}{text}")).unwrap();
+    let before = fs::read_to_string(&path).unwrap_or_default();
+    fs::write(path, edit(before)).unwrap();
 }
 
 /// A session on the submission port.
@@ -109,10 +144,15 @@ fn offer(dialog: &mut Dialog, from: &str, to: &str) -> u16 {
     dialog.command(&format!("RCPT TO:<{to}>")).unwrap()
 }
 
-/// Queue ids on hold.
-fn on_hold() -> usize {
+/// Messages in one of the queues.
+fn queued(queue: &str) -> usize {
     let output = Command::new("/usr/sbin/postqueue").args(["-c", "/run/site/etc", "-j"]).output().unwrap();
-    String::from_utf8(output.stdout).unwrap().lines().filter(|line| line.contains("\"queue_name\": \"hold\"")).count()
+    let name = format!("\"queue_name\": \"{queue}\"");
+    String::from_utf8(output.stdout).unwrap().lines().filter(|line| line.contains(&name)).count()
+}
+
+fn on_hold() -> usize {
+    queued("hold")
 }
 
 fn delivered_within(seconds: u64, account: &str, count: usize) -> bool {
@@ -185,29 +225,123 @@ fn mail_flows_when_the_daemon_hangs_or_is_gone() {
 
 #[test]
 fn mail_of_a_held_account_waits_and_is_released() {
-    isolated("accounts::mail_of_a_held_account_waits_and_is_released", || {
-        let host = Host::start(Some(""));
-        let client = host.client(20);
-        let mut live = submit(&client, ANNA);
-        host.warden().ask(&["hold", "anna"]);
-        for _ in 0..3 {
-            live.mail(ANNA.0, BOSS.0).unwrap();
-        }
-        submit(&client, BOSS).mail(BOSS.0, ANNA.0).unwrap();
-        assert!(delivered_within(5, "anna", 1));
-        assert_eq!((on_hold(), site::delivered("boss")), (3, 0));
-        let all_parked = || host.warden().ask(&["list", "locks"])[0]["parked"] == 3;
-        assert!(poll(Duration::from_secs(10), all_parked), "{:?}", host.warden().ask(&["list", "locks"]));
-        let released = Instant::now();
-        host.warden().ask(&["release", "anna", "--some", "1"]);
-        assert!(delivered_within(20, "boss", 1), "{}", on_hold());
-        println!("released mail was delivered after {:?}", released.elapsed());
-        thread::sleep(Duration::from_secs(3));
-        assert_eq!((on_hold(), site::delivered("boss")), (2, 1));
-        host.warden().ask(&["release", "anna"]);
-        assert!(delivered_within(20, "boss", 3), "{}", on_hold());
+    isolated("accounts::mail_of_a_held_account_waits_and_is_released", || hold_and_release(true));
+}
+
+#[test]
+fn mail_with_short_queue_ids_waits_and_is_released() {
+    isolated("accounts::mail_with_short_queue_ids_waits_and_is_released", || hold_and_release(false));
+}
+
+fn hold_and_release(long_ids: bool) {
+    let host = Host::start_with(Some(""), long_ids);
+    let client = host.client(20);
+    let mut live = submit(&client, ANNA);
+    host.warden().ask(&["hold", "anna"]);
+    for _ in 0..3 {
         live.mail(ANNA.0, BOSS.0).unwrap();
-        assert!(delivered_within(5, "boss", 4));
-        assert_eq!((on_hold(), host.warden().ask(&["list", "locks"]).len()), (0, 0));
+    }
+    submit(&client, BOSS).mail(BOSS.0, ANNA.0).unwrap();
+    assert!(delivered_within(5, "anna", 1));
+    assert_eq!((on_hold(), site::delivered("boss")), (3, 0));
+    let all_parked = || host.warden().ask(&["list", "locks"])[0]["parked"] == 3;
+    assert!(poll(Duration::from_secs(10), all_parked), "{:?}", host.warden().ask(&["list", "locks"]));
+    let released = Instant::now();
+    host.warden().ask(&["release", "anna", "--some", "1"]);
+    assert!(delivered_within(20, "boss", 1), "{}", on_hold());
+    println!("released mail was delivered after {:?}", released.elapsed());
+    thread::sleep(Duration::from_secs(3));
+    assert_eq!((on_hold(), site::delivered("boss")), (2, 1));
+    host.warden().ask(&["release", "anna"]);
+    assert!(delivered_within(20, "boss", 3), "{}", on_hold());
+    live.mail(ANNA.0, BOSS.0).unwrap();
+    assert!(delivered_within(5, "boss", 4));
+    assert_eq!((on_hold(), host.warden().ask(&["list", "locks"]).len()), (0, 0));
+}
+
+#[test]
+fn a_thief_is_stopped_everywhere_and_let_in_again() {
+    isolated("accounts::a_thief_is_stopped_everywhere_and_let_in_again", || {
+        let host = Host::start(Some(RECIPES));
+        let client = host.client(66);
+        let mut live = submit(&client, ANNA);
+        let mut reading = Dialog::imap(&client, MAIL_HOST[0]).unwrap();
+        assert!(reading.imap_login(ANNA.0, ANNA.1).unwrap());
+        let reads = || Dialog::imap(&client, MAIL_HOST[0]).unwrap().imap_login(ANNA.0, ANNA.1).unwrap();
+        let submits = || Dialog::smtp(&client, MAIL_HOST[0], 587).unwrap().smtp_login(ANNA.0, ANNA.1).unwrap();
+        // Mail that cannot be delivered now lies in the queue.
+        change("mailboxes", |text| text + "slow@example.test example.test/slow/\n");
+        run("postconf", &["-c", "/run/site/etc", "-e", "defer_transports=virtual"]);
+        run("postfix", &["-c", "/run/site/etc", "reload"]);
+        let mut waiting = submit(&client, ANNA);
+        waiting.mail(ANNA.0, BOSS.0).unwrap();
+        assert!(poll(Duration::from_secs(10), || queued("deferred") == 1), "{}", queued("active"));
+
+        host.warden().ask(&["lock", "--full", "anna"]);
+        assert_eq!(offer(&mut live, ANNA.0, BOSS.0), 421);
+        assert!(poll(Duration::from_secs(10), || !reads() && !submits()), "Dovecot lets the locked account in");
+        // The first line may be the farewell.
+        assert!(reading.is_dead() || reading.is_dead(), "an open session lives");
+        assert!(poll(Duration::from_secs(10), || queued("hold") == 1));
+        let status = &host.warden().ask(&["status"])[0];
+        assert_eq!((&status["stopping"]["lock_path"]["hooks"], &status["has_lock_path"]), (&true.into(), &true.into()));
+
+        host.warden().ask(&["unlock", "anna"]);
+        assert!(poll(Duration::from_secs(10), || reads() && submits()), "the unlock did not reach Dovecot");
+        assert_eq!(fs::read_to_string(format!("{ROOT}/etc/dovecot-deny")).unwrap(), "");
+        assert_eq!(queued("hold"), 1, "an unlock lets no mail go");
+        run("postconf", &["-c", "/run/site/etc", "-e", "defer_transports="]);
+        run("postfix", &["-c", "/run/site/etc", "reload"]);
+        host.warden().ask(&["release", "anna"]);
+        assert!(delivered_within(20, "boss", 1));
+        submit(&client, ANNA).mail(ANNA.0, BOSS.0).unwrap();
+    });
+}
+
+#[test]
+fn a_web_site_is_stopped_and_let_go_again() {
+    isolated("accounts::a_web_site_is_stopped_and_let_go_again", || {
+        let host = Host::start(Some(RECIPES));
+        // What hands mail in for an ordinary user asks the usual place which others there may be.
+        run("mount", &["--bind", "/run/site/etc", "/etc/postfix"]);
+        let mail = || {
+            let command = "printf 'Subject: from the site\\n\\nHello.\\n' | /usr/sbin/sendmail boss@example.test";
+            Command::new("/bin/sh").args(["-c", command]).uid(33).gid(33).status().unwrap().success()
+        };
+        assert!(mail() && delivered_within(10, "boss", 1));
+        host.warden().ask(&["lock", "local:33"]);
+        assert!(poll(Duration::from_secs(10), || !mail()), "the web site still sends");
+        // Others go on.
+        let nobody = Command::new("/usr/sbin/sendmail").arg("boss@example.test").stdin(Stdio::null()).uid(65_534).gid(65_534).status();
+        assert!(nobody.unwrap().success());
+        host.warden().ask(&["unlock", "local:33"]);
+        assert!(poll(Duration::from_secs(10), mail), "the unlock did not reach Postfix");
+    });
+}
+
+#[test]
+fn a_hook_runs_although_the_daemon_is_killed_after_the_decision() {
+    isolated("accounts::a_hook_runs_although_the_daemon_is_killed_after_the_decision", || {
+        let mut host = Host::start(Some(RECIPES));
+        let denied = || fs::read_to_string(format!("{ROOT}/etc/dovecot-deny")).unwrap();
+        // The helper is hung, so that the errand cannot be over when the daemon dies.
+        let pid = nix::unistd::Pid::from_raw(host.helper.as_ref().unwrap().child.id().try_into().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+        host.warden().ask(&["lock", "--full", "anna"]);
+        host.warden.take().unwrap().kill();
+        // And the helper with it.
+        host.helper = None;
+        assert_eq!(denied(), "");
+        host.helper = Some(Helper::start(RECIPES));
+        host.warden = Some(Warden::start_again(&host.site.host));
+        assert!(poll(Duration::from_secs(10), || denied() == format!("{}:\n", ANNA.0)), "{}", denied());
+        // Once it is done, it is not done again.
+        let done = || fs::read_to_string(format!("{ROOT}/hookd/done")).unwrap_or_default().lines().count();
+        assert!(poll(Duration::from_secs(5), || done() >= 1));
+        let before = done();
+        host.warden.take().unwrap().kill();
+        host.warden = Some(Warden::start_again(&host.site.host));
+        thread::sleep(Duration::from_secs(2));
+        assert_eq!((done(), denied()), (before, format!("{}:\n", ANNA.0)));
     });
 }

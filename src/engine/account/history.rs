@@ -171,7 +171,7 @@ impl History {
     }
 
     fn begin(&mut self, now: u32) {
-        if self.first == 0 {
+        if self.first == 0 || now < self.first {
             self.first = now;
         }
         self.last = self.last.max(now);

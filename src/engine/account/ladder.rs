@@ -13,6 +13,7 @@ use crate::engine::known::seconds;
 use crate::engine::verdict::end;
 use crate::event::{Event, EventKind, Familiarity, Service, Whence};
 use crate::limits;
+use crate::time::Timestamp;
 
 /// Many failures from many addresses make an account besieged for so long.
 const BESIEGED_SECONDS: u32 = 7 * 86_400;
@@ -32,6 +33,8 @@ const SYSTEM_UID_MAX: u32 = 999;
 const RISK: &str = "risk";
 /// Points of the login family that make an account look like it is in other hands.
 const STRANGE_POINTS_MIN: f64 = 30.0;
+/// Points of the delivery family from which a list is not just old.
+const BOUNCING_POINTS_MIN: f64 = 35.0;
 /// Two log-ins closer together than this are not a journey: the clocks of servers differ.
 const JOURNEY_SECONDS_MIN: u32 = 60;
 /// Within so many kilometres a database of addresses may be wrong.
@@ -77,9 +80,13 @@ impl Engine {
             }
             _ => Whence::NOWHERE,
         };
-        let besieged = record.is_some_and(|record| now.saturating_sub(record.besieged) < BESIEGED_SECONDS && record.besieged != 0);
+        let besieged = record.is_some_and(|record| self.is_besieged(record, now));
         let asn = place.and_then(|(_, place)| place.asn);
         Event { whence, country, asn, besieged, ..*event }
+    }
+
+    pub(in crate::engine) fn is_besieged(&self, record: &Record, now: u32) -> bool {
+        record.besieged != 0 && now.saturating_sub(record.besieged) < BESIEGED_SECONDS
     }
 
     /// What was seen becomes what is usual, unless much speaks against it.
@@ -91,6 +98,7 @@ impl Engine {
             EventKind::AuthSuccess => (0, 0),
             _ => return,
         };
+        self.note_history(seconds(self.at));
         let (now, micros, half_life, alert) = (seconds(self.at), self.at, self.risk.half_life, self.risk.alert);
         let key = self.submitters.key(name);
         let location = if event.kind == EventKind::Delivery { None } else { event.ip.and_then(|ip| self.geo.look(ip).users_location()) };
@@ -111,6 +119,18 @@ impl Engine {
                 record.history.sent(messages, recipients, now);
             }
         });
+    }
+
+    fn note_history(&mut self, now: u32) {
+        if self.accounts_since == 0 || now < self.accounts_since {
+            self.accounts_since = now;
+        }
+    }
+
+    /// There is too little history to tell what is unusual.
+    pub(in crate::engine) fn is_learning(&self) -> bool {
+        let learned = seconds(self.now).saturating_sub(self.accounts_since);
+        self.accounts_since == 0 && !self.risk.learning.is_zero() || u64::from(learned) < self.risk.learning.as_secs()
     }
 
     /// Many addresses fail to log in as that account.
@@ -138,6 +158,7 @@ impl Engine {
                 None => return,
             },
         }
+        self.watch(key);
         self.climb(key, sign.evidence);
     }
 
@@ -149,14 +170,12 @@ impl Engine {
         if total < rules.alert || rung == Rung::Locked {
             return;
         }
-        let name = String::from_utf8_lossy(&record.name).into_owned();
         let story = story(record, now, rules);
-        let key_name = record.name.clone();
-        let (highest, but) = self.highest_rung(&key_name);
+        let name = record.name.clone();
         let is_proven = is_proven(record, now, rules);
-        let mut wanted = if total >= rules.lock && is_proven {
+        let wanted = if total >= rules.lock && is_proven {
             Rung::Locked
-        } else if total >= rules.hold {
+        } else if total >= rules.hold && is_worth_a_hold(record, now, rules) {
             Rung::Held
         } else if risk.families(now, rules.half_life) >= 2 {
             Rung::Alerted
@@ -164,24 +183,63 @@ impl Engine {
             // Whoever travels, or writes to a whole club, is no news.
             Rung::Quiet
         };
+        self.stop_for(key, &name, wanted, RISK, story, evidence, false);
+    }
+
+    /// Goes up to `wanted`, as far as that submitter may be stopped.
+    #[expect(clippy::too_many_arguments, reason = "all of them are one decision")]
+    pub(in crate::engine) fn stop_for(
+        &mut self,
+        key: u128,
+        name: &[u8],
+        wanted: Rung,
+        jail: &str,
+        reason: String,
+        evidence: &[String],
+        observed: bool,
+    ) {
+        let (highest, but) = self.highest_rung(name);
         let mut notes: Vec<&str> = Vec::new();
+        let mut rung = wanted.min(highest);
         if wanted > highest {
-            wanted = highest;
             notes.extend(but);
         }
-        if wanted == Rung::Locked && !self.may_lock(&key_name) {
-            wanted = Rung::Held;
+        if rung == Rung::Locked && !observed && !self.may_lock(name) {
+            rung = Rung::Held;
             notes.push("held in place of locked: so many locks in so short a time are a mistake of the rules until somebody has looked");
         }
-        if wanted <= rung {
+        let now = self.at;
+        let is_higher = self.submitters.update(key, name, now, |record| {
+            let is_higher = rung > record.risk.rung;
+            if is_higher && !observed {
+                record.risk.rung = rung;
+            }
+            is_higher
+        });
+        if !is_higher {
             return;
         }
-        let reason = if notes.is_empty() { story } else { format!("{story}; {}", notes.join("; ")) };
-        self.submitters.modify(key, now, |record| record.risk.rung = wanted);
-        match wanted {
-            Rung::Locked => self.lock(key, &name, reason, evidence),
-            Rung::Held => self.hold(&name, reason, evidence),
-            _ => self.raise_alarm(&name, reason, evidence),
+        let reason = if notes.is_empty() { reason } else { format!("{reason}; {}", notes.join("; ")) };
+        let text = String::from_utf8_lossy(name).into_owned();
+        let verb = match rung {
+            Rung::Locked => Verb::Lock,
+            Rung::Held => Verb::Hold,
+            _ => Verb::Alert,
+        };
+        let mut decision = self.decision(verb, Subject::Account(text), Scope::Submission, i64::MAX, jail, reason);
+        decision.evidence = evidence.iter().take(limits::EVIDENCE_LINES_MAX).cloned().collect();
+        decision.observed = verb != Verb::Alert && (observed || self.accounts_observed || self.is_learning());
+        match rung {
+            Rung::Locked => self.lock(key, decision),
+            Rung::Held => self.enter_stop(Hindrance::Held, decision),
+            _ => self.push(decision),
+        }
+    }
+
+    fn enter_stop(&mut self, hindrance: Hindrance, decision: Decision) {
+        if let Subject::Account(name) = &decision.subject {
+            let name = name.clone();
+            self.stop(&name, hindrance, decision);
         }
     }
 
@@ -220,7 +278,7 @@ impl Engine {
         is_affordable
     }
 
-    fn lock(&mut self, key: u128, name: &str, reason: String, evidence: &[String]) {
+    fn lock(&mut self, key: u128, mut decision: Decision) {
         let now = self.at;
         let (earlier, strangers) = self
             .submitters
@@ -238,30 +296,14 @@ impl Engine {
             })
             .unwrap_or_default();
         let until = if earlier >= LOCKS_THAT_END { i64::MAX } else { end(now, Some(self.risk.lock_time)) };
-        let decision = self.about(Verb::Lock, name, until, reason, evidence);
+        decision.until = Timestamp::from_micros(until);
         let is_enforced = !decision.observed;
-        if self.stop(name, Hindrance::Locked, decision) && is_enforced {
+        let Subject::Account(name) = decision.subject.clone() else { return };
+        if self.stop(&name, Hindrance::Locked, decision) && is_enforced {
             for host in strangers {
-                self.ban_stranger(Host::from_key(host), name);
+                self.ban_stranger(Host::from_key(host), &name);
             }
         }
-    }
-
-    fn hold(&mut self, name: &str, reason: String, evidence: &[String]) {
-        let decision = self.about(Verb::Hold, name, i64::MAX, reason, evidence);
-        self.stop(name, Hindrance::Held, decision);
-    }
-
-    fn raise_alarm(&mut self, name: &str, reason: String, evidence: &[String]) {
-        let decision = self.about(Verb::Alert, name, self.at, reason, evidence);
-        self.push(decision);
-    }
-
-    fn about(&self, verb: Verb, name: &str, until: i64, reason: String, evidence: &[String]) -> Decision {
-        let mut decision = self.decision(verb, Subject::Account(name.to_owned()), Scope::Submission, until, RISK, reason);
-        decision.evidence = evidence.iter().take(limits::EVIDENCE_LINES_MAX).cloned().collect();
-        decision.observed = self.accounts_observed && verb != Verb::Alert;
-        decision
     }
 
     /// An address that used a locked account, and from which nobody else logs in.
@@ -305,6 +347,12 @@ fn is_proven(record: &Record, now: i64, rules: &RiskRules) -> bool {
     let is_strange = of(Family::Login) >= STRANGE_POINTS_MIN;
     let is_called_spam = of(Family::Content) >= FAMILY_POINTS_MIN && of(Family::Volume) >= FAMILY_POINTS_MIN;
     record.risk.families(now, rules.half_life) >= 2 && (is_strange || is_called_spam)
+}
+
+/// From the usual place much mail alone is a newsletter, and a few bounces are an old list: more must be said against it.
+fn is_worth_a_hold(record: &Record, now: i64, rules: &RiskRules) -> bool {
+    let of = |family| record.risk.of(family, now, rules.half_life);
+    of(Family::Login) >= FAMILY_POINTS_MIN || of(Family::Content) >= FAMILY_POINTS_MIN || of(Family::Delivery) >= BOUNCING_POINTS_MIN
 }
 
 /// `score 112: 41 recipients from a new country (50), …`: the latest signs, the heaviest first.

@@ -6,6 +6,7 @@
 
 mod history;
 mod ladder;
+pub mod report;
 mod risk;
 mod standing;
 mod submitter;

@@ -53,6 +53,8 @@ pub struct RiskRules {
     pub locks_per_day: usize,
     /// Accounts and `@domains` that are alerted on, but never held or locked.
     pub protected: Vec<String>,
+    /// With less history than this the engine only tells what it would do about accounts.
+    pub learning: Duration,
     /// User numbers that hand in mail for others (vmail, mailman): alerted on only. Numbers below 1000 always are.
     pub system_users: Vec<u32>,
 }
@@ -69,6 +71,7 @@ impl Default for RiskRules {
             locks_per_domain: 2,
             locks_per_day: 20,
             protected: Vec::new(),
+            learning: Duration::from_secs(7 * 86_400),
             system_users: vec![5_000],
         }
     }

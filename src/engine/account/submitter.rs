@@ -185,11 +185,6 @@ impl Submitters {
         self.table.evictions
     }
 
-    /// Passes over all of them: for an operator who asks, in slices of the caller's choice.
-    pub fn iter(&self) -> impl Iterator<Item = &Record> {
-        self.table.iter().filter_map(|(_, submitter)| submitter.record.as_deref())
-    }
-
     pub fn sweep(&mut self, buckets: usize, now: i64) {
         self.table.sweep(buckets, &aging(now));
     }

@@ -139,6 +139,10 @@ pub trait Window: Value {
     fn ceiling(&self) -> u64 {
         u64::MAX
     }
+    /// Below which total a step with that limit may fire again.
+    fn rearms_below(limit: u64) -> u64 {
+        limit
+    }
     fn clear(&mut self, slot: u8, terms: &Terms);
     fn is_empty(&self) -> bool;
     /// `latest`: the event at hand, if it was just added.
@@ -195,7 +199,20 @@ impl Windows {
         rules: impl Iterator<Item = RuleTerms<'r>> + Clone,
         fired: &mut Vec<Firing>,
     ) {
-        each!(self, table => count_in(table, key, addition, terms, rules, fired));
+        let hash = each!(self, table => table.hash(key));
+        self.count_at((key, hash), addition, terms, rules, fired);
+    }
+
+    /// The same for whoever knows the hash of the key already.
+    pub fn count_at<'r>(
+        &mut self,
+        (key, hash): (u128, u64),
+        addition: &Addition,
+        terms: &Terms,
+        rules: impl Iterator<Item = RuleTerms<'r>> + Clone,
+        fired: &mut Vec<Firing>,
+    ) {
+        each!(self, table => count_in(table, (key, hash), addition, terms, rules, fired));
     }
 
     /// Reads a row that hashes like that.
@@ -273,7 +290,7 @@ impl Windows {
 
 fn count_in<'r, W: Window>(
     table: &mut Table<W>,
-    key: u128,
+    (key, hash): (u128, u64),
     addition: &Addition,
     terms: &Terms,
     rules: impl Iterator<Item = RuleTerms<'r>> + Clone,
@@ -282,7 +299,7 @@ fn count_in<'r, W: Window>(
     let least = rules.clone().filter_map(|rule| rule.limits.first().copied()).min().unwrap_or(u64::MAX);
     let aging = terms.aging(least.div_ceil(2));
     let newcomer_hot = addition.amount >= aging.half;
-    table.update(key, &aging, newcomer_hot, |window| {
+    table.update_at(hash, key, &aging, newcomer_hot, |window| {
         window.prune(terms);
         for rule in rules.clone() {
             rearm(window, &rule, terms);
@@ -301,7 +318,7 @@ fn rearm<W: Window>(window: &mut W, rule: &RuleTerms<'_>, terms: &Terms) {
     let level = window.level(rule.slot);
     if level > 0 {
         let (total, ceiling) = (window.total(rule.slot, rule.cutoff, terms), window.ceiling());
-        let reached = rule.limits.iter().take_while(|limit| **limit <= total || total >= ceiling).count();
+        let reached = rule.limits.iter().take_while(|limit| W::rearms_below(**limit) <= total || total >= ceiling).count();
         window.set_level(rule.slot, level.min(reached as u8));
     }
 }

@@ -118,6 +118,11 @@ impl Window for Ratio {
         }
     }
 
+    /// A ratio goes up and down with every answer: it is over when it has halved.
+    fn rearms_below(limit: u64) -> u64 {
+        limit.div_ceil(2)
+    }
+
     fn clear(&mut self, slot: u8, terms: &Terms) {
         for unit in &mut self.units {
             unit.when = unit.when.consume(1 << slot);
