@@ -25,7 +25,9 @@ impl Poster {
             .build();
         let config = Agent::config_builder()
             .timeout_global(Some(TIMEOUT))
+            .http_status_as_error(false)
             .max_redirects(0)
+            .max_redirects_will_error(false)
             .user_agent(concat!("mailwarden/", env!("CARGO_PKG_VERSION")))
             .tls_config(tls)
             .build();
