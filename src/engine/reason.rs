@@ -29,6 +29,7 @@ pub fn span(micros: i64) -> String {
 pub fn what(kind: EventKind, measure: Measure) -> String {
     match measure {
         Measure::SumRecipients => "recipients".to_owned(),
+        Measure::SumBytes if kind == EventKind::Session => "bytes read".to_owned(),
         Measure::SumBytes => "bytes".to_owned(),
         Measure::Distinct(of) => format!("different {} in {}", plural(of.as_str()), events(kind)),
         Measure::Count => events(kind).to_owned(),
@@ -78,6 +79,7 @@ const fn events(kind: EventKind) -> &'static str {
         EventKind::Message => "messages",
         EventKind::Delivery => "deliveries",
         EventKind::SpamVerdict => "spam verdicts",
+        EventKind::Session => "mailbox sessions",
         EventKind::Banned => "bans",
         EventKind::Held => "holds",
         EventKind::Locked => "locks",

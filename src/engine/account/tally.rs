@@ -21,8 +21,10 @@ const NAMED: usize = 5;
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Tally {
     /// The oldest first: number since 1970, and recipients by submitter.
-    hours: VecDeque<(i64, HashMap<Box<[u8]>, u64>)>,
+    hours: VecDeque<(i64, Recipients)>,
 }
+
+type Recipients = HashMap<Box<[u8]>, u64>;
 
 /// What is known of an account beside its signs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
