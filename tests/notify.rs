@@ -196,7 +196,7 @@ fn dead_port() -> SocketAddr {
 fn a_jail_trips_and_mail_comes() {
     let sink = Sink::start();
     let host = &mut host(&to(&sink));
-    let jail = "[jail.inside]\non = \"auth-success\"\nkey = \"account\"\nmeasure = \"distinct network\"\nlimit = 3\nfindtime = \"1h\"\nthen = \"alert\"\n";
+    let jail = "[jail.inside]\non = \"auth-success\"\nkey = \"account\"\nmeasure = \"distinct network\"\nlimit = 3\nfindtime = \"1h\"\nthen = [\"alert\", \"lock\"]\n";
     fs::write(host.path("jail.d/inside.toml"), jail).unwrap();
     host.start();
     for n in 1..=3 {
@@ -204,7 +204,11 @@ fn a_jail_trips_and_mail_comes() {
             "<22>Nov 24 02:31:15 postfix/submission/smtpd[4711]: B4ECE9B03E{n}: client=unknown[203.0.{n}.9], sasl_method=PLAIN, sasl_username=anna@example.org"
         ));
     }
-    let mails = sink.wait(1);
+    let mut mails = sink.wait(2);
+    mails.sort_by_key(|mail| mail.header("Subject"));
+    let lock = &mails[1];
+    assert!(lock.header("Subject").ends_with(" would be locked: anna@example.org"), "{lock:?}");
+    assert!(lock.body().contains("mailwarden unlock anna@example.org"), "{}", lock.body());
     let mail = &mails[0];
     assert_eq!((mail.from.as_str(), &mail.to[..]), ("<>", &["<root@example.org>".to_owned()][..]));
     assert!(mail.header("Subject").ends_with(" alert: anna@example.org"), "{mail:?}");
