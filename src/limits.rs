@@ -55,6 +55,16 @@ pub const SESSIONS_MAX: usize = 65_536;
 pub const STORE_PENDING_ROWS_MAX: usize = 1_000_000;
 /// Accounts held or locked at once.
 pub const STOPPED_ACCOUNTS_MAX: usize = 10_000;
+/// Bytes of one database of countries or AS numbers; the largest that are sold have 400 MB.
+pub const GEO_FILE_BYTES_MAX: u64 = 1 << 30;
+/// Entries of such a database that are looked at for the names of its fields.
+pub const GEO_PROBES_MAX: usize = 4_096;
+/// Submitters with a history.
+pub const SUBMITTERS_MAX: usize = 1_000_000;
+/// Signs kept for the story of one submitter.
+pub const SIGNALS_PER_SUBMITTER_MAX: usize = 12;
+/// Moments in the window of one ratio; a longer one forgets its beginning.
+pub const RATIO_UNITS_PER_KEY_MAX: usize = 4_096;
 /// Messages of one account that are put on hold or let go at once.
 pub const HELD_MESSAGES_MAX: usize = 20_000;
 /// Messages named in one request to the root helper.
@@ -71,16 +81,6 @@ pub const HELPER_DONE_MAX: usize = 20_000;
 pub const POLICY_REQUEST_BYTES_MAX: usize = 64 * 1024;
 /// Policy connections served at once: more than the smtpd processes of a large host.
 pub const POLICY_CONNECTIONS_MAX: usize = 4_096;
-/// Bytes of one database of countries or AS numbers; the largest that are sold have 400 MB.
-pub const GEO_FILE_BYTES_MAX: u64 = 1 << 30;
-/// Entries of such a database that are looked at for the names of its fields.
-pub const GEO_PROBES_MAX: usize = 4_096;
-/// Submitters with a history.
-pub const SUBMITTERS_MAX: usize = 1_000_000;
-/// Signs kept for the story of one submitter.
-pub const SIGNALS_PER_SUBMITTER_MAX: usize = 12;
-/// Moments in the window of one ratio; a longer one forgets its beginning.
-pub const RATIO_UNITS_PER_KEY_MAX: usize = 4_096;
 /// Submitters that `accounts` can show.
 pub const WATCHED_ACCOUNTS_MAX: usize = 10_000;
 /// Messages to people that wait for one server; the oldest of more are given up.

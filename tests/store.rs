@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use mailwarden::enforce::errand::{Errand, Outcome, QueuedMail};
+use mailwarden::engine::account::Hindrance;
 use mailwarden::engine::decision::{Ban, Cause, Decision, Subject, Verb};
 use mailwarden::engine::jail::Scope;
 use mailwarden::engine::snapshot::SnapshotRow;
@@ -165,6 +167,42 @@ fn decisions_are_found_by_subject_and_time() {
     assert_eq!(find(None, &[net.clone(), anna.clone()], 9), [anna.clone(), net.clone()]);
     let expected = ban("192.0.2.1/32", NOW, NOW + HOUR);
     assert_eq!(reader.decisions(&DecisionQuery { since: None, subjects: vec![net], limit: 9 }).unwrap(), [expected]);
+}
+
+#[test]
+fn stopped_accounts_and_errands_come_back_as_they_were() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, loaded) = open(dir.path(), NOW);
+    assert!(loaded.stopped.is_empty() && loaded.errands.is_empty() && loaded.parked.is_empty());
+    let about =
+        |verb, name: &str, id| Decision { id, subject: Subject::Account(name.into()), ..decision(verb, "192.0.2.1/32", NOW, NOW + HOUR) };
+    let mail = |queue_id: &str| QueuedMail { queue_id: queue_id.into(), arrival: NOW.micros() / 1_000_000 };
+    let (lock, hold) = (about(Verb::Lock, "anna", 1), about(Verb::Hold, "anna", 2));
+    let parked = [mail("4XYZAA"), mail("4XYZBB")];
+    let errands = [Errand::of(&lock, "anna", &[]), Errand::of(&hold, "anna", &parked)].concat();
+    store.record_with(vec![lock.clone(), hold, about(Verb::Lock, "bob", 3)], errands.clone());
+    // The same decision again, as after a kill.
+    store.record_with(vec![lock], vec![errands[0].clone()]);
+    store.record(vec![about(Verb::Unlock, "bob", 4), Decision { observed: true, ..about(Verb::Lock, "carl", 5) }]);
+    store.errand_done(errands[1].id.clone(), Outcome::Done("told".into()));
+    drop(store);
+
+    let (store, loaded) = open(dir.path(), NOW + HOUR * 2);
+    let names: Vec<(String, Hindrance)> = loaded.stopped.iter().map(|stopped| (stopped.name.clone(), stopped.hindrance)).collect();
+    assert_eq!(names, [("anna".to_owned(), Hindrance::Held), ("anna".to_owned(), Hindrance::Locked)], "also what has ended meanwhile");
+    let stop = &loaded.stopped[1].stop;
+    assert_eq!((stop.id, stop.since, stop.until, stop.evidence.len()), (1, NOW, NOW + HOUR, 2));
+    assert_eq!(loaded.errands, [errands[0].clone(), errands[2].clone()]);
+    assert_eq!(loaded.parked, [("anna".to_owned(), mail("4XYZAA")), ("anna".to_owned(), mail("4XYZBB"))]);
+
+    // A part of them is let go, then the rest is forgotten with time.
+    store.record_with(Vec::new(), Errand::more_mail(Verb::Release, "anna", 2, NOW, &parked[..1]));
+    store.flush().unwrap();
+    store.prune(NOW + MEMORY * 2, MEMORY);
+    store.replace_stopped(vec![loaded.stopped[0].clone()]);
+    drop(store);
+    let (_, loaded) = open(dir.path(), NOW);
+    assert_eq!((loaded.stopped.len(), loaded.errands.len(), loaded.parked.len()), (1, 0, 0));
 }
 
 #[test]

@@ -65,6 +65,7 @@ fn state(verb: &str, in_force: bool, is_full: bool) -> &'static str {
         ("lock", true, true) => "LOCKED (all logins)",
         ("lock", true, false) => "LOCKED (sending)",
         ("lock", false, _) => "would lock: no lock path",
+        ("parked", _, _) => "free, mail on hold",
         (_, true, _) => "HELD",
         (_, false, _) => "would hold: no lock path",
     }

@@ -100,6 +100,7 @@ raw! {
         locks_per_10_minutes: u32 = "locks_per_10_minutes",
         locks_per_domain: u32 = "locks_per_domain",
         locks_per_day: u32 = "locks_per_day",
+        bulk: Many<AccountPattern> = "bulk",
         learning: Duration = "learning",
         protected: Many<AccountPattern> = "protected",
         system_users: Many<u32> = "system_users",

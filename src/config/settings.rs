@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::accounts::cased;
 use super::files::Paths;
-use super::raw::{RawBans, RawControl, RawEnforcement, RawLog, RawRisk, RawState, RawWiden};
-use super::read::{At, Bantime, word};
+use super::raw::{AccountPattern, RawBans, RawControl, RawEnforcement, RawLog, RawRisk, RawState, RawWiden};
+use super::read::{At, Bantime, Many, word};
 use super::report::{Problem, Report};
 use crate::enforce::nft::{Feature, NftOptions};
 use crate::engine::account::RiskRules;
@@ -102,6 +102,10 @@ impl Widen {
     }
 }
 
+fn names(raw: Option<At<Many<AccountPattern>>>, lowercase: bool) -> Vec<String> {
+    raw.map_or_else(Vec::new, |list| list.value.0.iter().map(|at| cased(&at.value.0, lowercase)).collect())
+}
+
 /// What the signs against an account lead to.
 pub(super) fn risk(raw: RawRisk, lowercase: bool, report: &mut Report) -> RiskRules {
     let default = RiskRules::default();
@@ -126,7 +130,8 @@ pub(super) fn risk(raw: RawRisk, lowercase: bool, report: &mut Report) -> RiskRu
         locks_per_domain: count(raw.locks_per_domain, default.locks_per_domain),
         locks_per_day: count(raw.locks_per_day, default.locks_per_day),
         learning: value_or(raw.learning, default.learning),
-        protected: raw.protected.map_or(default.protected, |list| list.value.0.iter().map(|at| cased(&at.value.0, lowercase)).collect()),
+        protected: names(raw.protected, lowercase),
+        bulk: names(raw.bulk, lowercase),
         system_users: raw.system_users.map_or(default.system_users, |list| unplaced(list.value.0)),
     }
 }

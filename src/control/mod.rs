@@ -137,7 +137,7 @@ pub struct BanView {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StopView {
     pub account: String,
-    /// `hold` or `lock`.
+    /// `hold`, `lock`, or `parked`: it is free again, and its mail is still on hold.
     pub verb: String,
     /// Of a lock: `submission` or `auth`.
     pub scope: Option<Scope>,

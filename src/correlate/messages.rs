@@ -1,5 +1,6 @@
 //! The messages in the queue: whom each queue id belongs to.
 
+use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -213,16 +214,31 @@ impl Messages {
     pub fn ids_of(&self, submitter: &[u8], max: usize) -> impl Iterator<Item = (&[u8], Timestamp)> {
         let found = self.names.find(submitter);
         let (id, count) = found.map_or((None, 0), |(id, holders)| (Some(id), holders));
-        let mut at = if id.is_some() { self.youngest } else { NONE };
-        let entries = std::iter::from_fn(move || {
-            let message = self.slots.get(at as usize)?;
-            at = message.older;
-            Some(message)
-        });
+        let entries = self.youngest_first();
         entries
             .filter(move |message| message.submitter.is_some() && message.submitter == id)
             .take(max.min(count))
             .map(|message| (message.id(), message.created))
+    }
+
+    /// The queue ids of several submitters that began since then, each with the place of its name in `submitters`.
+    pub fn ids_since<'n>(&self, submitters: impl Iterator<Item = &'n [u8]>, since: Timestamp) -> Vec<(usize, &[u8], Timestamp)> {
+        let place_of: HashMap<NameId, usize> =
+            submitters.enumerate().filter_map(|(place, name)| Some((self.names.find(name)?.0, place))).collect();
+        if place_of.is_empty() {
+            return Vec::new();
+        }
+        let young = self.youngest_first().take_while(|message| message.created >= since);
+        young.filter_map(|message| Some((*place_of.get(&message.submitter?)?, message.id(), message.created))).collect()
+    }
+
+    fn youngest_first(&self) -> impl Iterator<Item = &Message> {
+        let mut at = self.youngest;
+        std::iter::from_fn(move || {
+            let message = self.slots.get(at as usize)?;
+            at = message.older;
+            Some(message)
+        })
     }
 
     /// The queue id is gone. Its entry stays until [`Messages::free_retired`].
@@ -388,6 +404,9 @@ mod tests {
         let ids = |name: &[u8], max| messages.ids_of(name, max).map(|(id, at)| (id.to_vec(), at)).collect::<Vec<_>>();
         assert_eq!(ids(b"anna", 9), [(b"A4".to_vec(), at(4)), (b"A0".to_vec(), at(0))]);
         assert_eq!((ids(b"bob", 1).len(), ids(b"carl", 9).len()), (1, 0));
+        let since = |names: &[&'static [u8]], second| messages.ids_since(names.iter().copied(), at(second)).len();
+        assert_eq!((since(&[b"carl", b"bob"], 2), since(&[b"anna", b"bob"], 3), since(&[b"carl"], 0)), (2, 3, 0));
+        assert_eq!(messages.ids_since([&b"carl"[..], b"bob"].into_iter(), at(5)), [(1, &b"A5"[..], at(5))]);
     }
 
     #[test]

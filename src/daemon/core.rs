@@ -304,8 +304,9 @@ impl Core {
             || config.enforcement != before.enforcement
             || config.state != before.state
             || config.trust != before.trust
+            || config.helper != before.helper
         {
-            text.push_str("; changes of [[source]], [trust], [enforcement] and [state] take effect with the next restart");
+            text.push_str("; changes of [[source]], [trust], [enforcement], [helper] and [state] take effect with the next restart");
         }
         self.config = Arc::new(config);
         Response::ok(text)

@@ -107,7 +107,7 @@ impl Effects {
         self.firewall.remove(&removed);
         self.firewall.add(&added);
         // The thread that writes the log would take the processor when it is woken.
-        told.iter().for_each(log_one);
+        told.iter().for_each(|decision| log_one(decision, &self.stopping));
         // Afterwards, or the client would connect again.
         if self.destroy_sockets && !self.firewall.is_dry_run() {
             self.closer.close(&added);
@@ -233,8 +233,12 @@ impl Told {
     }
 }
 
-fn log_one(decision: &Decision) {
-    let text = sentence(decision);
+fn log_one(decision: &Decision, stopping: &Stopping) {
+    let text = if stopping.is_only_a_word(decision) {
+        format!("would {}; there is no lock path (docs/accounts.md)", sentence(decision))
+    } else {
+        sentence(decision)
+    };
     match decision.verb {
         Verb::Alert => warn!("{text}"),
         _ => info!("{text}"),

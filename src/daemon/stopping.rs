@@ -23,6 +23,8 @@ use crate::time::Timestamp;
 /// How often the queue is looked through for further messages of the stopped: those that Postfix held at our word, and those that
 /// were on their way.
 const CHASE: Duration = Duration::from_secs(2);
+/// How far back: a message may be known as somebody's only some lines after its first one.
+const CHASED: Duration = Duration::from_secs(60);
 
 pub(super) struct Stopping {
     board: Arc<Board>,
@@ -111,6 +113,7 @@ impl Stopping {
             return Vec::new();
         }
         self.publish(engine);
+        let still_stopped: HashSet<String> = engine.stopped().map(|stopped| stopped.name).collect();
         let mut errands = Vec::new();
         for decision in decisions.iter().filter(|decision| changes_standing(decision)) {
             let Subject::Account(account) = &decision.subject else { continue };
@@ -119,7 +122,7 @@ impl Stopping {
                 Verb::Release => self.take_parked(account, correlator),
                 _ => Vec::new(),
             };
-            if engine.stopped().all(|stopped| stopped.name != *account) {
+            if !still_stopped.contains(account) {
                 self.let_go.remove(account);
             }
             errands.extend(Errand::of(decision, account, &mail));
@@ -133,10 +136,17 @@ impl Stopping {
             return Vec::new();
         }
         self.next_chase = Instant::now() + CHASE;
+        let stopped: Vec<Stopped> = engine.stopped().collect();
+        let found = correlator.queue_ids_since(stopped.iter().map(|stopped| stopped.name.as_str()), now - CHASED);
+        let mut of_each: BTreeMap<usize, Vec<(String, Timestamp)>> = BTreeMap::new();
+        for (place, queue_id, created) in found {
+            of_each.entry(place).or_default().push((queue_id, created));
+        }
         let mut errands = Vec::new();
-        for Stopped { name, stop, .. } in engine.stopped() {
-            let mail = self.park(&name, correlator);
-            errands.extend(Errand::more_mail(Verb::Hold, &name, stop.id, now, &mail));
+        for (place, mail) in of_each {
+            let Some(Stopped { name, stop, .. }) = stopped.get(place) else { continue };
+            let mail = self.note_parked(name, mail);
+            errands.extend(Errand::more_mail(Verb::Hold, name, stop.id, now, &mail));
         }
         errands
     }
@@ -174,9 +184,27 @@ impl Stopping {
         }
     }
 
+    /// A hold or lock that nothing carries out must not be told as one.
+    pub fn is_only_a_word(&self, decision: &Decision) -> bool {
+        match decision.verb {
+            _ if decision.observed => false,
+            Verb::Lock => !self.carries_out(Hindrance::Locked),
+            Verb::Hold => !self.carries_out(Hindrance::Held),
+            _ => false,
+        }
+    }
+
     /// Messages of an account that were put on hold.
     pub fn parked(&self, account: &str) -> usize {
         self.parked.get(account).map_or(0, BTreeMap::len)
+    }
+
+    /// Accounts with messages on hold: how many, and when the oldest arrived.
+    pub fn all_parked(&self) -> impl Iterator<Item = (&str, usize, Timestamp)> {
+        self.parked.iter().map(|(account, mail)| {
+            let oldest = mail.values().copied().min().unwrap_or_default();
+            (account.as_str(), mail.len(), Timestamp::from_seconds(oldest))
+        })
     }
 
     fn has_helper(&self) -> bool {
@@ -198,10 +226,15 @@ impl Stopping {
         if !self.has_helper() {
             return Vec::new();
         }
+        self.note_parked(account, correlator.queue_ids_of(account, HELD_MESSAGES_MAX))
+    }
+
+    /// Of these messages, those that are not known to be on hold and were not let go; from now on they are on hold.
+    fn note_parked(&mut self, account: &str, found: Vec<(String, Timestamp)>) -> Vec<QueuedMail> {
         let parked = self.parked.entry(account.to_owned()).or_default();
         let let_go = self.let_go.get(account);
         let mut mail = Vec::new();
-        for (queue_id, created) in correlator.queue_ids_of(account, HELD_MESSAGES_MAX) {
+        for (queue_id, created) in found {
             let is_new = !parked.contains_key(&queue_id) && let_go.is_none_or(|let_go| !let_go.contains(&queue_id));
             if is_new && parked.len() < HELD_MESSAGES_MAX {
                 let arrival = created.micros().div_euclid(1_000_000);

@@ -16,7 +16,28 @@ pub(super) fn list(core: &Core, now: Timestamp) -> Response {
 }
 
 pub(super) fn views(core: &Core, now: Timestamp) -> Vec<StopView> {
-    core.engine.stopped().map(|stopped| view(core, stopped, now)).collect()
+    let mut views: Vec<StopView> = core.engine.stopped().map(|stopped| view(core, stopped, now)).collect();
+    let left = core.effects.stopping.all_parked().filter(|(account, _, _)| views.iter().all(|view| view.account != *account));
+    let left: Vec<StopView> = left.map(|(account, count, oldest)| parked_view(account, count, oldest)).collect();
+    views.extend(left);
+    views
+}
+
+/// An account that is free again, and whose mail is still on hold.
+fn parked_view(account: &str, count: usize, oldest: Timestamp) -> StopView {
+    StopView {
+        account: account.to_owned(),
+        verb: "parked".to_owned(),
+        scope: None,
+        in_force: true,
+        jail: String::new(),
+        since: oldest.rfc3339(),
+        until: None,
+        remaining_seconds: None,
+        reason: format!("{count} messages are on hold until `mailwarden release {account}`"),
+        cause: String::new(),
+        parked: count,
+    }
 }
 
 fn view(core: &Core, Stopped { name, hindrance, stop }: Stopped, now: Timestamp) -> StopView {

@@ -116,6 +116,7 @@ pub struct Engine {
     locks_made: VecDeque<account::Spent>,
     /// Accounts are only watched: what would be done is told.
     accounts_observed: bool,
+    was_observing: bool,
     geo: Arc<dyn crate::geo::Look>,
     evidence: Evidence,
     forgeries: Forgeries,
@@ -159,7 +160,7 @@ struct Totals {
 /// A stamp that lies further back counts as of so long ago.
 const LATE_MICROS_MAX: i64 = 86_400_000_000;
 /// Between two sweeps of a quiet engine.
-const SWEEP_EVERY_MICROS: i64 = 10_000_000;
+const SWEEP_EVERY_MICROS: i64 = 60_000_000;
 /// Buckets looked at in each table then.
 const SWEEP_BUCKETS: usize = 4_096;
 /// Bans that end in one call; the next call goes on.
@@ -193,6 +194,7 @@ impl Engine {
             watched: Default::default(),
             locks_made: VecDeque::new(),
             accounts_observed: false,
+            was_observing: true,
             geo: Arc::new(crate::geo::Nowhere),
             evidence: Evidence::new(),
             forgeries: Forgeries::default(),
@@ -238,6 +240,7 @@ impl Engine {
         self.advance(now);
         self.end_bans(ENDED_PER_TIMEOUT);
         self.end_stops();
+        self.begin_to_stop();
         if self.now >= self.next_sweep {
             self.sweep();
             self.next_sweep = self.now.saturating_add(SWEEP_EVERY_MICROS);
@@ -251,7 +254,7 @@ impl Engine {
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let has_rows = !self.known.is_empty() || !self.history.is_empty() || self.groups.iter().any(|group| !group.windows.is_empty());
         let sweep = has_rows.then_some(self.next_sweep);
-        self.ledger.next_end().into_iter().chain(self.standings.next_end()).chain(sweep).min().map(Timestamp::from_micros)
+        self.ledger.next_end().into_iter().chain(self.standings.next_due()).chain(sweep).min().map(Timestamp::from_micros)
     }
 
     /// The latest moment that the engine has heard of.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::network::Client;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An open connection; lines out, lines in.
 pub struct Dialog {

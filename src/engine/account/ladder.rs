@@ -19,7 +19,9 @@ use crate::time::Timestamp;
 const BESIEGED_SECONDS: u32 = 7 * 86_400;
 /// Strangers that used the account so recently are banned with its lock.
 const STRANGER_SECONDS: u32 = 86_400;
-/// For how long.
+/// And if they used it so recently, its lock is prolonged.
+const STILL_SECONDS: u32 = 3_600;
+/// How long the ban is.
 const STRANGER_BAN: Duration = Duration::from_secs(86_400);
 /// Locks by the engine within so long make the next one last.
 const LOCKS_REMEMBERED_MICROS: i64 = 30 * 86_400_000_000;
@@ -69,7 +71,10 @@ impl Engine {
         let now = seconds(self.at);
         let place = event.ip.filter(|_| needs_place(event)).map(|ip| (ip, self.geo.look(ip)));
         let country = place.and_then(|(_, place)| place.users_country()).map(|country| u16::from_be_bytes(country.0));
+        let is_ours = event.ip.is_some_and(|ip| self.allow.find(Host::new(ip).subnet()).is_some());
         let whence = match (place, record) {
+            // Webmail on this host, the operator's own office: who sits there cannot be told.
+            _ if is_ours => Whence { familiarity: Familiarity::Known, ..Whence::NOWHERE },
             // Whoever has ever been let in from there may have a telephone there with an old password.
             (Some((ip, _)), Some(record)) if is_failure && record.history.has_been_at(ip, now) => {
                 Whence { familiarity: Familiarity::Known, ..Whence::NOWHERE }
@@ -102,9 +107,10 @@ impl Engine {
         let (now, micros, half_life, alert) = (seconds(self.at), self.at, self.risk.half_life, self.risk.alert);
         let key = self.submitters.key(name);
         let location = if event.kind == EventKind::Delivery { None } else { event.ip.and_then(|ip| self.geo.look(ip).users_location()) };
+        let is_ours = event.ip.is_some_and(|ip| self.allow.find(Host::new(ip).subnet()).is_some());
         self.submitters.update(key, name, micros, |record| {
             let is_frozen = record.risk.total(micros, half_life) >= alert || record.risk.rung >= Rung::Held;
-            if let Some(ip) = event.ip.filter(|_| needs_place(event) && event.kind != EventKind::Delivery) {
+            if let Some(ip) = event.ip.filter(|_| needs_place(event) && event.kind != EventKind::Delivery && !is_ours) {
                 if event.whence.familiarity >= Familiarity::NewNetwork {
                     record.stranger(Host::new(ip), now);
                 }
@@ -127,6 +133,27 @@ impl Engine {
         }
     }
 
+    /// What would be done about accounts is only told.
+    pub(in crate::engine) fn is_observing_accounts(&self) -> bool {
+        self.accounts_observed || self.is_learning()
+    }
+
+    /// From here on accounts are stopped for real: those of which that was only told are to be judged anew.
+    pub(in crate::engine) fn begin_to_stop(&mut self) {
+        let is_observing = self.is_observing_accounts();
+        if !std::mem::replace(&mut self.was_observing, is_observing) || is_observing {
+            return;
+        }
+        let (now, keys): (i64, Vec<u128>) = (self.now, self.watched.keys().copied().collect());
+        for key in keys {
+            let Some(name) = self.submitters.get(key).map(|record| String::from_utf8_lossy(&record.name).into_owned()) else { continue };
+            let is_stopped = [Hindrance::Held, Hindrance::Locked].iter().any(|hindrance| self.standings.get(&name, *hindrance).is_some());
+            if !is_stopped {
+                self.submitters.modify(key, now, |record| record.risk.rung = record.risk.rung.min(Rung::Alerted));
+            }
+        }
+    }
+
     /// There is too little history to tell what is unusual.
     pub(in crate::engine) fn is_learning(&self) -> bool {
         let learned = seconds(self.now).saturating_sub(self.accounts_since);
@@ -142,6 +169,9 @@ impl Engine {
 
     /// Counts a sign against the submitter of that key, and does what follows.
     pub(in crate::engine) fn suspect(&mut self, key: u128, name: Option<&[u8]>, sign: Sign<'_>) {
+        if name.or_else(|| self.submitters.get(key).map(|record| &*record.name)).is_some_and(|name| !self.risk.counts(sign.family, name)) {
+            return;
+        }
         let (now, half_life) = (self.at, self.risk.half_life);
         let signal = Signal { time: now, jail: sign.jail.to_owned(), family: sign.family, points: sign.points, text: sign.text };
         let alert = self.risk.alert;
@@ -228,7 +258,7 @@ impl Engine {
         };
         let mut decision = self.decision(verb, Subject::Account(text), Scope::Submission, i64::MAX, jail, reason);
         decision.evidence = evidence.iter().take(limits::EVIDENCE_LINES_MAX).cloned().collect();
-        decision.observed = verb != Verb::Alert && (observed || self.accounts_observed || self.is_learning());
+        decision.observed = verb != Verb::Alert && (observed || self.is_observing_accounts());
         match rung {
             Rung::Locked => self.lock(key, decision),
             Rung::Held => self.enter_stop(Hindrance::Held, decision),
@@ -245,11 +275,7 @@ impl Engine {
 
     /// How far a submitter may be stopped without being asked, and why no farther.
     fn highest_rung(&self, name: &[u8]) -> (Rung, Option<&'static str>) {
-        let is_protected = self.risk.protected.iter().any(|protected| {
-            let protected = protected.as_bytes();
-            protected == name || protected.starts_with(b"@") && name.ends_with(protected)
-        });
-        if is_protected {
+        if self.risk.is_protected(name) {
             return (Rung::Alerted, Some("nothing done: the account is protected"));
         }
         match Kind::of(name) {
@@ -279,7 +305,7 @@ impl Engine {
     }
 
     fn lock(&mut self, key: u128, mut decision: Decision) {
-        let now = self.at;
+        let (now, is_enforced) = (self.at, !decision.observed);
         let (earlier, strangers) = self
             .submitters
             .modify(key, now, |record| {
@@ -289,7 +315,9 @@ impl Engine {
                 if record.risk.locks.len() >= LOCKS_KEPT {
                     record.risk.locks.remove(0);
                 }
-                record.risk.locks.push(now);
+                if is_enforced {
+                    record.risk.locks.push(now);
+                }
                 let recent = |last: u32| seconds(now).saturating_sub(last) < STRANGER_SECONDS;
                 let strangers: Vec<u128> = record.strangers.iter().filter(|(_, last)| recent(*last)).map(|(host, _)| *host).collect();
                 (earlier, strangers)
@@ -297,7 +325,6 @@ impl Engine {
             .unwrap_or_default();
         let until = if earlier >= LOCKS_THAT_END { i64::MAX } else { end(now, Some(self.risk.lock_time)) };
         decision.until = Timestamp::from_micros(until);
-        let is_enforced = !decision.observed;
         let Subject::Account(name) = decision.subject.clone() else { return };
         if self.stop(&name, Hindrance::Locked, decision) && is_enforced {
             for host in strangers {
@@ -312,6 +339,21 @@ impl Engine {
         if !is_spared {
             self.ban_for(host.subnet(), Scope::Auth, STRANGER_BAN, RISK, format!("used the account {account}, which was locked for abuse"));
         }
+    }
+
+    /// Strangers used the account a moment ago: its password is still in their hands, so a lock does not just run out.
+    pub(in crate::engine) fn is_still_used_by_strangers(&self, name: &str, now: i64) -> bool {
+        let record = self.submitters.get(self.submitters.key(name.as_bytes()));
+        record.is_some_and(|record| record.strangers.iter().any(|(_, last)| seconds(now).saturating_sub(*last) < STILL_SECONDS))
+    }
+
+    /// A lock that was about to end goes on.
+    pub(in crate::engine) fn prolong_lock(&mut self, name: &str, stop: &Stop) {
+        let key = self.submitters.key(name.as_bytes());
+        let reason = format!("still used by strangers within the last hour; {}", stop.reason);
+        let mut decision = self.decision(Verb::Lock, Subject::Account(name.to_owned()), stop.scope, i64::MAX, &stop.jail, reason);
+        decision.evidence = stop.evidence.clone();
+        self.lock(key, decision);
     }
 
     /// A hold or lock of a submitter ended: it begins anew, or goes on to wait for the operator.

@@ -53,6 +53,8 @@ pub struct RiskRules {
     pub locks_per_day: usize,
     /// Accounts and `@domains` that are alerted on, but never held or locked.
     pub protected: Vec<String>,
+    /// Accounts and `@domains` that send much because that is what they are for: volume is no sign against them.
+    pub bulk: Vec<String>,
     /// With less history than this the engine only tells what it would do about accounts.
     pub learning: Duration,
     /// User numbers that hand in mail for others (vmail, mailman): alerted on only. Numbers below 1000 always are.
@@ -71,10 +73,26 @@ impl Default for RiskRules {
             locks_per_domain: 2,
             locks_per_day: 20,
             protected: Vec::new(),
+            bulk: Vec::new(),
             learning: Duration::from_secs(7 * 86_400),
             system_users: vec![5_000],
         }
     }
+}
+
+impl RiskRules {
+    pub fn is_protected(&self, name: &[u8]) -> bool {
+        is_listed(&self.protected, name)
+    }
+
+    /// Whether a sign of that family says anything about that submitter.
+    pub fn counts(&self, family: Family, name: &[u8]) -> bool {
+        family != Family::Volume || !is_listed(&self.bulk, name)
+    }
+}
+
+fn is_listed(list: &[String], name: &[u8]) -> bool {
+    list.iter().map(String::as_bytes).any(|listed| listed == name || listed.starts_with(b"@") && name.ends_with(listed))
 }
 
 /// One sign that was counted.

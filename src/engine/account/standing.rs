@@ -50,16 +50,14 @@ pub struct Stopped {
 #[derive(Debug, Default)]
 pub struct Standings {
     stops: BTreeMap<(String, Hindrance), Stop>,
+    /// Up to when the operator was reminded of holds.
+    reminded: i64,
 }
 
 impl Standings {
     pub fn get(&self, name: &str, hindrance: Hindrance) -> Option<&Stop> {
         // A borrowed pair cannot be looked up in a map of owned ones.
         self.stops.get(&(name.to_owned(), hindrance))
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.stops.is_empty()
     }
 
     pub fn is_full(&self) -> bool {
@@ -70,8 +68,19 @@ impl Standings {
         self.stops.iter().map(|((name, hindrance), stop)| Stopped { name: name.clone(), hindrance: *hindrance, stop: stop.clone() })
     }
 
-    pub fn next_end(&self) -> Option<i64> {
-        self.stops.values().map(|stop| stop.until.micros()).filter(|until| *until != i64::MAX).min()
+    /// When the next one ends, or somebody has to be reminded of a hold.
+    pub fn next_due(&self) -> Option<i64> {
+        let ends = self.stops.values().map(|stop| stop.until.micros()).filter(|until| *until != i64::MAX);
+        let holds = self.stops.iter().filter(|((_, hindrance), _)| *hindrance == Hindrance::Held);
+        ends.chain(holds.map(|(_, stop)| next_reminder(stop.since.micros(), self.reminded))).min()
+    }
+
+    /// Holds of which somebody is to be reminded now.
+    fn take_reminders(&mut self, now: i64) -> Vec<Stopped> {
+        let is_due = |stop: &Stop| next_reminder(stop.since.micros(), self.reminded) <= now;
+        let due = self.iter().filter(|stopped| stopped.hindrance == Hindrance::Held && is_due(&stopped.stop)).collect();
+        self.reminded = now;
+        due
     }
 
     /// True where that changed anything.
@@ -99,6 +108,17 @@ impl Standings {
     }
 }
 
+const MINUTE_MICROS: i64 = 60_000_000;
+const DAY_MICROS: i64 = 1_440 * MINUTE_MICROS;
+
+/// A hold must end in a decision: after a quarter of an hour, two hours, and every day it is told again.
+fn next_reminder(since: i64, after: i64) -> i64 {
+    let early = [15 * MINUTE_MICROS, 120 * MINUTE_MICROS].map(|span| since.saturating_add(span));
+    let days = after.saturating_sub(since).max(0) / DAY_MICROS + 1;
+    let daily = since.saturating_add(days.saturating_mul(DAY_MICROS));
+    early.into_iter().chain([daily]).filter(|moment| *moment > after).min().unwrap_or(daily)
+}
+
 /// A lock that closes everything is as good as one that closes submission.
 fn wider(old: Scope, new: Scope) -> bool {
     old == new || old == Scope::Auth
@@ -112,6 +132,7 @@ impl Engine {
 
     /// What the store remembers; no decisions follow.
     pub fn restore_stopped(&mut self, stopped: Vec<Stopped>) {
+        self.standings.reminded = self.now;
         for Stopped { name, hindrance, stop } in stopped {
             if stop.until.micros() > self.now {
                 self.standings.enter(&name, hindrance, stop);
@@ -182,10 +203,19 @@ impl Engine {
 
     /// Lifts what has run out, and says so.
     pub(in crate::engine) fn end_stops(&mut self) {
-        if self.standings.is_empty() {
+        if self.standings.next_due().is_none_or(|due| due > self.now) {
             return;
         }
+        for Stopped { name, stop, .. } in self.standings.take_reminders(self.now) {
+            let reason = format!("its mail is still held, since {}: release it or lock it; {}", stop.since, stop.reason);
+            let decision = self.decision(Verb::Alert, Subject::Account(name), stop.scope, self.now, &stop.jail, reason);
+            self.push(decision);
+        }
         while let Some(Stopped { name, hindrance, stop }) = self.standings.pop_ended(self.now) {
+            if hindrance == Hindrance::Locked && stop.cause == Cause::Engine && self.is_still_used_by_strangers(&name, self.now) {
+                self.prolong_lock(&name, &stop);
+                continue;
+            }
             let reason = if hindrance == Hindrance::Held { "the hold is over" } else { "the lock is over" };
             self.push_freed(&name, hindrance, &stop, stop.until.micros(), reason, Cause::Engine);
         }
@@ -205,5 +235,23 @@ impl Hindrance {
             Hindrance::Held => Verb::Hold,
             Hindrance::Locked => Verb::Lock,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holds_are_told_again_after_a_quarter_of_an_hour_two_hours_and_daily() {
+        let (since, mut after) = (1_000 * DAY_MICROS + 7, 1_000 * DAY_MICROS + 7);
+        let spans: Vec<i64> = (0..5)
+            .map(|_| {
+                after = next_reminder(since, after);
+                (after - since) / MINUTE_MICROS
+            })
+            .collect();
+        assert_eq!(spans, [15, 120, 1_440, 2_880, 4_320]);
+        assert_eq!(next_reminder(since, 0), since + 15 * MINUTE_MICROS);
     }
 }

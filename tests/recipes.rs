@@ -1,0 +1,158 @@
+//! The recipes of contrib/hooks against the real thing: what a lock changes, an unlock brings back exactly.
+//! The ones for Postfix and Dovecot are tried in `real_host`.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// Says that a test cannot run here; where everything must run (CI) that is a failure.
+macro_rules! skip {
+    ($reason:expr) => {{
+        assert!(std::env::var_os("MAILWARDEN_REQUIRE_NETNS").is_none_or(|value| value != "1"), "must not be skipped here: {}", $reason);
+        // Not eprintln!: the test harness swallows that of a test that passes.
+        let _ = writeln!(std::io::stderr(), "SKIPPED: {}", $reason);
+        return;
+    }};
+}
+
+fn recipe(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/hooks").join(name)
+}
+
+fn is_there(program: &str) -> bool {
+    ["/usr/bin", "/usr/sbin", "/bin", "/sbin"].iter().any(|dir| Path::new(dir).join(program).is_file())
+}
+
+/// As the helper runs it.
+fn hook(name: &str, arguments: &[&str], state: &Path, verb: &str, scope: &str, account: &str) -> Command {
+    let local = account.rsplit_once('@').map_or(account, |(local, _)| local);
+    let mut command = Command::new(recipe(name));
+    command.args(arguments).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LANG", "C");
+    for (variable, value) in [
+        ("VERB", verb),
+        ("SCOPE", scope),
+        ("ACCOUNT", account),
+        ("NAME", account),
+        ("LOCALPART", local),
+        ("KIND", "account"),
+        ("ID", "a-1"),
+    ] {
+        command.env(format!("MAILWARDEN_{variable}"), value);
+    }
+    command.env("MAILWARDEN_STATE", state).stdin(Stdio::null());
+    command
+}
+
+fn good(output: Output) -> String {
+    assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn an_account_in_a_database_is_switched_off_and_back_to_what_it_was() {
+    if !is_there("sqlite3") {
+        skip!("no sqlite3");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let database = dir.path().join("mail.db");
+    let sql = |text: &str| good(Command::new("sqlite3").arg(&database).arg(text).output().unwrap());
+    let odd = "o'hara\"; DROP TABLE mailbox; --@example.org";
+    sql("CREATE TABLE mailbox (username TEXT PRIMARY KEY, active INTEGER NOT NULL)");
+    sql("INSERT INTO mailbox VALUES ('anna@example.org', 1), ('bob@example.org', 0), ('carl@example.org', 1)");
+    sql(&format!("INSERT INTO mailbox VALUES ('{}', 1)", odd.replace('\'', "''")));
+    let before = sql("SELECT * FROM mailbox ORDER BY username");
+    let run = |verb: &str, scope: &str, account: &str| {
+        good(hook("sql-active", &["sqlite", database.to_str().unwrap()], dir.path(), verb, scope, account).output().unwrap())
+    };
+    // A lock of sending leaves the mailbox alone.
+    run("lock", "submission", "anna@example.org");
+    assert_eq!(sql("SELECT * FROM mailbox ORDER BY username"), before);
+    for account in ["anna@example.org", "bob@example.org", odd, "nobody@example.org"] {
+        // Twice, as after a kill.
+        run("lock", "auth", account);
+        run("lock", "auth", account);
+    }
+    assert_eq!(sql("SELECT username FROM mailbox WHERE active = 1").trim(), "carl@example.org");
+    for account in ["anna@example.org", "bob@example.org", odd, "nobody@example.org"] {
+        run("unlock", "auth", account);
+        run("unlock", "auth", account);
+    }
+    assert_eq!(sql("SELECT * FROM mailbox ORDER BY username"), before);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no note is left");
+}
+
+/// In a private copy of /etc.
+#[test]
+fn a_password_of_the_host_is_locked_and_back_to_what_it_was() {
+    const SCRIPT: &str = r#"
+cp -a /etc "$1/etc"
+mount --bind "$1/etc" /etc
+useradd --no-create-home --uid 61001 mwanna
+useradd --no-create-home --uid 61002 mwbob
+useradd --no-create-home --uid 991 mwsystem
+for user in mwanna mwbob mwsystem; do printf '%s:secret %s\n' $user $user | chpasswd; done
+usermod -L mwbob
+hash() { getent shadow "$1" | cut -d: -f2; }
+export MAILWARDEN_KIND=account MAILWARDEN_STATE="$1" MAILWARDEN_VERB MAILWARDEN_SCOPE MAILWARDEN_LOCALPART
+run() { MAILWARDEN_VERB=$1 MAILWARDEN_SCOPE=$2 MAILWARDEN_LOCALPART=$3; "$recipe" || exit 9; }
+recipe=$2
+anna=$(hash mwanna) bob=$(hash mwbob) system=$(hash mwsystem)
+run lock submission mwanna
+[ "$(hash mwanna)" = "$anna" ]
+for user in mwanna mwbob mwsystem root; do run lock auth $user; run lock auth $user; done
+[ "$(hash mwanna)" = "!$anna" ]
+[ "$(hash mwbob)" = "$bob" ] && [ "$(hash mwsystem)" = "$system" ]
+for user in mwanna mwbob mwsystem root; do run unlock auth $user; run unlock auth $user; done
+[ "$(hash mwanna)" = "$anna" ] && [ "$(hash mwbob)" = "$bob" ] && [ "$(hash mwsystem)" = "$system" ]
+echo all as it was
+"#;
+    if !nix::unistd::geteuid().is_root() || !is_there("useradd") || !is_there("chpasswd") {
+        skip!("needs root and useradd");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let output = Command::new("unshare")
+        .args(["--mount", "--propagation=private", "sh", "-euc", SCRIPT, "sh"])
+        .arg(dir.path())
+        .arg(recipe("unix-password"))
+        .output()
+        .unwrap();
+    assert!(good(output).contains("all as it was"));
+}
+
+#[test]
+fn a_decision_is_posted_as_json() {
+    if !is_there("curl") {
+        skip!("no curl");
+    }
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}/mailwarden", listener.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let mut reader = BufReader::new(stream);
+        let mut head = Vec::new();
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line).unwrap();
+            if line == "\r\n" {
+                break;
+            }
+            head.push(line.trim_end().to_owned());
+        }
+        let length = head.iter().find_map(|line| line.strip_prefix("Content-Length: ")).unwrap().parse().unwrap();
+        let mut body = vec![0; length];
+        std::io::Read::read_exact(&mut reader, &mut body).unwrap();
+        reader.get_mut().write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+        (head, String::from_utf8(body).unwrap())
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let mut child =
+        hook("webhook", &[&address], dir.path(), "lock", "auth", "anna").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(br#"{"account":"anna"}"#).unwrap();
+    good(child.wait_with_output().unwrap());
+    let (head, body) = server.join().unwrap();
+    assert_eq!((head[0].as_str(), body.as_str()), ("POST /mailwarden HTTP/1.1", r#"{"account":"anna"}"#));
+    assert!(head.contains(&"X-Mailwarden-Id: a-1".to_owned()), "{head:?}");
+    let refused = hook("webhook", &["http://127.0.0.1:1/"], dir.path(), "lock", "auth", "anna").output().unwrap();
+    assert!(!refused.status.success(), "nobody there: it is tried again");
+}
