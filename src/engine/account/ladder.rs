@@ -89,6 +89,11 @@ impl Engine {
             context.event.whence.familiarity = Familiarity::Known;
             return context;
         }
+        if is_failure {
+            // Failures come in floods, and from where makes no difference.
+            context.event.whence.familiarity = Familiarity::NewNetwork;
+            return context;
+        }
         let place = self.geo.look(ip);
         let country = place.users_country().map(|country| u16::from_be_bytes(country.0));
         context.location = place.users_location();
