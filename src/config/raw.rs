@@ -97,6 +97,7 @@ raw! {
         lock: u32 = "lock",
         half_life: Duration = "half_life",
         lock_time: Duration = "lock_time",
+        lock_full: bool = "lock_full",
         locks_per_10_minutes: u32 = "locks_per_10_minutes",
         locks_per_domain: u32 = "locks_per_domain",
         locks_per_day: u32 = "locks_per_day",

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::accounts::cased;
-use super::files::Paths;
+use super::files::{self, Paths};
 use super::raw::{AccountPattern, RawBans, RawControl, RawEnforcement, RawLog, RawRisk, RawState, RawWiden};
 use super::read::{At, Bantime, Many, word};
 use super::report::{Problem, Report};
@@ -102,8 +102,19 @@ impl Widen {
     }
 }
 
-fn names(raw: Option<At<Many<AccountPattern>>>, lowercase: bool) -> Vec<String> {
-    raw.map_or_else(Vec::new, |list| list.value.0.iter().map(|at| cased(&at.value.0, lowercase)).collect())
+/// Accounts and domains; `file:PATH` is a list of them, one a line.
+fn names(raw: Option<At<Many<AccountPattern>>>, lowercase: bool, report: &mut Report) -> Vec<String> {
+    let mut names = Vec::new();
+    for At { value: AccountPattern(name), place } in raw.map_or_else(Vec::new, |list| list.value.0) {
+        match name.strip_prefix("file:") {
+            Some(path) => {
+                let lines = files::read_list(std::path::Path::new(path), place, report);
+                names.extend(lines.iter().map(|line| cased(&line.value, lowercase)));
+            }
+            None => names.push(cased(&name, lowercase)),
+        }
+    }
+    names
 }
 
 /// What the signs against an account lead to.
@@ -126,12 +137,13 @@ pub(super) fn risk(raw: RawRisk, lowercase: bool, report: &mut Report) -> RiskRu
         lock,
         half_life: value_or(raw.half_life, default.half_life),
         lock_time: value_or(raw.lock_time, default.lock_time),
+        lock_full: value_or(raw.lock_full, default.lock_full),
         locks_per_10_minutes: count(raw.locks_per_10_minutes, default.locks_per_10_minutes),
         locks_per_domain: count(raw.locks_per_domain, default.locks_per_domain),
         locks_per_day: count(raw.locks_per_day, default.locks_per_day),
         learning: value_or(raw.learning, default.learning),
-        protected: names(raw.protected, lowercase),
-        bulk: names(raw.bulk, lowercase),
+        protected: names(raw.protected, lowercase, report),
+        bulk: names(raw.bulk, lowercase, report),
         system_users: raw.system_users.map_or(default.system_users, |list| unplaced(list.value.0)),
     }
 }

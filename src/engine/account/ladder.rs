@@ -77,11 +77,10 @@ impl Engine {
         let key = self.submitters.key(name);
         let (record, now) = (self.submitters.get(key), seconds(self.at));
         let mut context = Context { event: *event, key: Some(key), location: None, is_ours: false };
+        context.event.besieged = record.is_some_and(|record| self.is_besieged(record, now));
         let Some(ip) = event.ip.filter(|_| needs_place(event) && (record.is_some() || !is_failure)) else {
-            context.event.besieged = record.is_some_and(|record| self.is_besieged(record, now));
             return context;
         };
-        context.event.besieged = record.is_some_and(|record| self.is_besieged(record, now));
         context.is_ours = self.allow.find(Host::new(ip).subnet()).is_some();
         // Webmail on this host, the operator's own office: who sits there cannot be told. And whoever has ever been let in from a
         // place may have a telephone there with an old password.
@@ -249,11 +248,14 @@ impl Engine {
         if wanted > highest {
             notes.extend(but);
         }
+        let now = self.at;
+        if self.submitters.get(key).is_some_and(|record| rung <= record.risk.rung) {
+            return;
+        }
         if rung == Rung::Locked && !observed && !self.may_lock(name) {
             rung = Rung::Held;
             notes.push("held in place of locked: so many locks in so short a time are a mistake of the rules until somebody has looked");
         }
-        let now = self.at;
         let is_higher = self.submitters.update(key, name, now, |record| {
             let is_higher = rung > record.risk.rung;
             if is_higher && !observed {
@@ -271,7 +273,8 @@ impl Engine {
             Rung::Held => Verb::Hold,
             _ => Verb::Alert,
         };
-        let mut decision = self.decision(verb, Subject::Account(text), Scope::Submission, i64::MAX, jail, reason);
+        let scope = if verb == Verb::Lock && self.risk.lock_full { Scope::Auth } else { Scope::Submission };
+        let mut decision = self.decision(verb, Subject::Account(text), scope, i64::MAX, jail, reason);
         decision.evidence = evidence.iter().take(limits::EVIDENCE_LINES_MAX).cloned().collect();
         decision.observed = verb != Verb::Alert && (observed || self.is_observing_accounts());
         match rung {

@@ -46,6 +46,8 @@ pub struct RiskRules {
     pub half_life: Duration,
     /// How long a lock lasts; the third within a month lasts until somebody lifts it.
     pub lock_time: Duration,
+    /// A lock closes the mailbox as well, not only sending.
+    pub lock_full: bool,
     /// Locks within ten minutes, all together and within one domain; what comes beyond is held.
     pub locks_per_10_minutes: usize,
     pub locks_per_domain: usize,
@@ -69,6 +71,7 @@ impl Default for RiskRules {
             lock: 100.0,
             half_life: Duration::from_secs(3_600),
             lock_time: Duration::from_secs(86_400),
+            lock_full: false,
             locks_per_10_minutes: 3,
             locks_per_domain: 2,
             locks_per_day: 20,
