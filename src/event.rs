@@ -37,6 +37,8 @@ words! {
         Message = "message",
         Delivery = "delivery",
         SpamVerdict = "spam-verdict",
+        /// A mailbox session has ended; its bytes are what was sent to the client.
+        Session = "session",
         /// The engine's own decisions, fed back for recidive and widening; never in observe mode.
         Banned = "banned",
         Held = "held",

@@ -26,5 +26,6 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod hookd;
+pub mod notify;
 pub mod policy;
 pub mod store;

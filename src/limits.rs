@@ -55,6 +55,16 @@ pub const SESSIONS_MAX: usize = 65_536;
 pub const STORE_PENDING_ROWS_MAX: usize = 1_000_000;
 /// Accounts held or locked at once.
 pub const STOPPED_ACCOUNTS_MAX: usize = 10_000;
+/// Bytes of one database of countries or AS numbers; the largest that are sold have 400 MB.
+pub const GEO_FILE_BYTES_MAX: u64 = 1 << 30;
+/// Entries of such a database that are looked at for the names of its fields.
+pub const GEO_PROBES_MAX: usize = 4_096;
+/// Submitters with a history.
+pub const SUBMITTERS_MAX: usize = 1_000_000;
+/// Signs kept for the story of one submitter.
+pub const SIGNALS_PER_SUBMITTER_MAX: usize = 12;
+/// Moments in the window of one ratio; a longer one forgets its beginning.
+pub const RATIO_UNITS_PER_KEY_MAX: usize = 4_096;
 /// Messages of one account that are put on hold or let go at once.
 pub const HELD_MESSAGES_MAX: usize = 20_000;
 /// Messages named in one request to the root helper.
@@ -71,15 +81,16 @@ pub const HELPER_DONE_MAX: usize = 20_000;
 pub const POLICY_REQUEST_BYTES_MAX: usize = 64 * 1024;
 /// Policy connections served at once: more than the smtpd processes of a large host.
 pub const POLICY_CONNECTIONS_MAX: usize = 4_096;
-/// Bytes of one database of countries or AS numbers; the largest that are sold have 400 MB.
-pub const GEO_FILE_BYTES_MAX: u64 = 1 << 30;
-/// Entries of such a database that are looked at for the names of its fields.
-pub const GEO_PROBES_MAX: usize = 4_096;
-/// Submitters with a history.
-pub const SUBMITTERS_MAX: usize = 1_000_000;
-/// Signs kept for the story of one submitter.
-pub const SIGNALS_PER_SUBMITTER_MAX: usize = 12;
-/// Moments in the window of one ratio; a longer one forgets its beginning.
-pub const RATIO_UNITS_PER_KEY_MAX: usize = 4_096;
 /// Submitters that `accounts` can show.
 pub const WATCHED_ACCOUNTS_MAX: usize = 10_000;
+/// Messages to people that wait for one server; the oldest of more are given up.
+pub const TELLINGS_WAITING_MAX: usize = 2_000;
+/// Ids of messages to people that are remembered, so that none is sent twice.
+pub const TELLINGS_KNOWN_MAX: usize = 20_000;
+/// Decisions that one message describes in full, and those that it has a line for.
+pub const DIGEST_FULL_MAX: usize = 5;
+pub const DIGEST_LINES_MAX: usize = 100;
+/// Addresses named in a message.
+pub const PLACES_TOLD_MAX: usize = 12;
+/// Submitters that the tally of an hour keeps apart.
+pub const TALLY_NAMES_PER_HOUR_MAX: usize = 512;

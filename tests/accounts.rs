@@ -20,6 +20,7 @@ fn a_lock_that_nothing_carries_out_is_not_called_one() {
     assert!(host.ok(["status"]).contains("NO LOCK PATH"));
     let said = host.ok(["lock", "Anna", "--for", "1h", "--reason", "stolen"]);
     assert!(said.contains("anna@example.org would be locked") && said.contains("docs/accounts.md"), "{said}");
+    assert!(host.log().contains("would lock anna@example.org") && host.log().contains("no lock path"), "{}", host.log());
     let list = host.ok(["list", "locks"]);
     assert!(list.contains("would lock: no lock path") && !list.contains("LOCKED"), "{list}");
     assert!(host.ok(["status"]).contains("anna@example.org: would lock"));

@@ -494,8 +494,55 @@ fn what_is_shipped_is_clean() {
     }
 }
 
+#[test]
+fn who_is_told_is_checked() {
+    let cases = [
+        ("mail_to = \"root\"", "2:11: \"root\" is no mail address"),
+        ("mail_to = [\"a@example.org\", \"A <b@example.org>\"]", "2:29: \"A <b@example.org>\" is no mail address"),
+        ("mail_from = \"x\\r\\nBcc: y@example.org\"", "is no mail address"),
+        ("smtp = \"127.0.0.1:smtp\"", "2:8: \"127.0.0.1:smtp\" is no mail server"),
+        ("webhook = \"chat.example.com\"", "2:11: this is no URL"),
+        ("digest = 0", "a duration of zero"),
+        ("on = \"ban\"", "2:6: \"ban\": there are thousands of them a day"),
+        ("on = \"locks\"", "did you mean \"lock\"?"),
+        ("owner = true", "no `owners` says where"),
+        ("mailto = \"x\"", "unknown key \"mailto\" in [notify]"),
+    ];
+    for (line, expected) in cases {
+        check_main(&format!("[notify]\n{line}\n"), &[expected]);
+    }
+    let config = load(&[("mailwarden.toml", "[notify]\nmail_to = \"root@localhost\"\nsmtp = \"[::1]:2525\"\n")]).unwrap();
+    assert_eq!((config.notify.mail_to.len(), config.notify.smtp.to_string().as_str()), (1, "[::1]:2525"));
+}
+
+#[test]
+fn owners_are_told_elsewhere_or_not_at_all() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("owners");
+    let main = format!("[accounts]\ndefault_domain = \"example.org\"\n[notify]\nowner = true\nowners = {path:?}\n");
+    let load_with = |text: &str| {
+        fs::write(&path, text).unwrap();
+        load(&[("mailwarden.toml", &main)])
+    };
+    let config = load_with("# account, address\nAnna anna@example.net\n\nbob@example.org  bob@example.com # new\n").unwrap();
+    assert_eq!(config.notify.contact("anna@example.org"), Some("anna@example.net"));
+    assert_eq!(config.notify.contact("bob@example.org"), Some("bob@example.com"));
+    assert_eq!(config.notify.contact("carl@example.org"), None);
+    for itself in ["anna@example.org", "Anna@Example.ORG", "anna+private@example.org"] {
+        let report = load_with(&format!("anna {itself}\n")).unwrap_err().to_string();
+        assert!(report.contains(&format!("{itself} is the mailbox itself")) && report.contains("owners:1:1"), "{report}");
+    }
+    for (text, expected) in
+        [("anna\n", "not an account and an address"), ("anna a b\n", "not an account"), ("anna x\n", "is no mail address")]
+    {
+        let report = load_with(text).unwrap_err().to_string();
+        assert!(report.contains(expected), "{report}");
+    }
+}
+
 /// What stands behind `#` in the shipped main file is what holds without it; but for these, which are examples.
-const EXAMPLES: [&str; 7] = ["ignoreip", "relays", "default_domain", "domain_aliases", "aliases", "local_domains", "\"roundcube\""];
+const EXAMPLES: [&str; 10] =
+    ["ignoreip", "relays", "default_domain", "domain_aliases", "aliases", "local_domains", "\"roundcube\"", "mail_to", "webhook", "owners"];
 
 #[test]
 fn the_comments_of_the_main_file_tell_the_defaults() {
@@ -524,6 +571,7 @@ fn the_comments_of_the_main_file_tell_the_defaults() {
     assert_eq!(written.control, default.control);
     assert_eq!(written.policy, default.policy);
     assert_eq!(written.helper, default.helper);
+    assert_eq!(written.notify, default.notify);
     assert_eq!(written.log, default.log);
     let forced = sources.replace("kind =", "force = true\nkind =");
     load(&[("mailwarden.toml", &forced)]).unwrap_or_else(|report| panic!("{report}"));

@@ -5,6 +5,8 @@ use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
 
 use super::json::Object;
 use super::logs::{self, Log, Setup};
@@ -34,7 +36,8 @@ pub(super) fn run(config: Option<&Path>, json: bool, args: &Args) -> ExitCode {
         Err(code) => return code,
     };
     let output = Output { json, expiries: args.expiries, ..Output::default() };
-    match run_through(&setup, logs, output, &|now| setup.engine(now)) {
+    let printer = if pipeline::threads() > 1 { Printer::start(output) } else { Printer::Here(output) };
+    match run_through(&setup, logs, printer, &|now| setup.engine(now)) {
         Ok(replay) => {
             replay.finish();
             ExitCode::SUCCESS
@@ -44,8 +47,8 @@ pub(super) fn run(config: Option<&Path>, json: bool, args: &Args) -> ExitCode {
 }
 
 /// All logs, oldest first, through an engine that `make` makes when the first line tells the time.
-fn run_through<'a>(setup: &'a Setup, logs: Vec<Log>, output: Output, make: &'a MakeEngine<'a>) -> Result<Replay<'a>, ExitCode> {
-    let mut replay = Replay::new(setup, output, make);
+fn run_through<'a>(setup: &'a Setup, logs: Vec<Log>, printer: Printer, make: &'a MakeEngine<'a>) -> Result<Replay<'a>, ExitCode> {
+    let mut replay = Replay::new(setup, printer, make);
     let mut progress = Progress::new(logs.iter().map(|log| log.size).sum());
     for log in in_order(logs, setup) {
         let options = log.options();
@@ -55,6 +58,7 @@ fn run_through<'a>(setup: &'a Setup, logs: Vec<Log>, output: Output, make: &'a M
             ControlFlow::Continue(())
         });
         if let Err(error) = result {
+            replay.printer.finish();
             return Err(logs::unreadable(&log.path, &error));
         }
     }
@@ -63,7 +67,7 @@ fn run_through<'a>(setup: &'a Setup, logs: Vec<Log>, output: Output, make: &'a M
 
 /// What old logs teach: the engine behind their last line, and how many lines there were. `None`: no line told the time.
 pub(super) fn learn(setup: &Setup, files: &[PathBuf], make: &MakeEngine<'_>) -> Result<Option<(Engine, u64)>, ExitCode> {
-    let replay = run_through(setup, open(files)?, Output { silent: true, ..Output::default() }, make)?;
+    let replay = run_through(setup, open(files)?, Printer::Nobody, make)?;
     let lines = replay.counts.lines;
     Ok(replay.running.map(|(engine, _)| (engine, lines)))
 }
@@ -94,12 +98,15 @@ struct Replay<'a> {
     running: Option<(Engine, LogClock)>,
     counts: Counts,
     events: u64,
-    output: Output,
+    /// Made from the lines of one chunk.
+    decisions: Vec<Decision>,
+    printer: Printer,
 }
 
 impl<'a> Replay<'a> {
-    fn new(setup: &'a Setup, output: Output, make: &'a MakeEngine<'a>) -> Self {
-        Replay { setup, make, correlator: setup.correlator(), running: None, counts: Counts::default(), events: 0, output }
+    fn new(setup: &'a Setup, printer: Printer, make: &'a MakeEngine<'a>) -> Self {
+        let (counts, decisions) = (Counts::default(), Vec::new());
+        Replay { setup, make, correlator: setup.correlator(), running: None, counts, events: 0, decisions, printer }
     }
 
     fn take(&mut self, chunk: &mut Chunk) {
@@ -108,14 +115,14 @@ impl<'a> Replay<'a> {
             self.running = LogClock::starting_with(chunk.stamps()).map(|clock| ((self.make)(clock.now()), clock));
         }
         let Some((engine, clock)) = &mut self.running else { return };
-        let (correlator, events, output) = (&mut self.correlator, &mut self.events, &mut self.output);
+        let (correlator, events, decisions) = (&mut self.correlator, &mut self.events, &mut self.decisions);
         for (line, record) in chunk.records_mut() {
             let parsed = &mut record.parsed;
             parsed.time = clock.advance(parsed.time);
             let now = clock.now();
             if engine.poll_timeout().is_some_and(|due| due <= now) {
                 engine.handle_timeout(now);
-                output.drain(engine);
+                decisions.extend(std::iter::from_fn(|| engine.poll_decision()));
             }
             let filter = self.setup.filters.filter_name(parsed.pattern);
             let mut told = false;
@@ -125,16 +132,61 @@ impl<'a> Replay<'a> {
                 told = true;
             });
             if told {
-                output.drain(engine);
+                decisions.extend(std::iter::from_fn(|| engine.poll_decision()));
             }
         }
-        output.write();
+        self.printer.take(std::mem::take(decisions));
     }
 
-    fn finish(mut self) {
-        self.output.write();
+    fn finish(self) {
+        let summary = self.printer.finish();
         let clamped = self.running.as_ref().map_or(0, |(_, clock)| clock.clamped);
-        self.output.summary.print(&self.counts, self.events, clamped);
+        summary.print(&self.counts, self.events, clamped);
+        // The process ends: nobody needs the memory of a million rows back, one by one.
+        std::mem::forget(self.running);
+    }
+}
+
+/// Who writes decisions down: with more than one core a thread of its own, since the engine is what takes the time.
+enum Printer {
+    /// What is decided is of no interest.
+    Nobody,
+    Here(Output),
+    Apart(SyncSender<Vec<Decision>>, JoinHandle<Summary>),
+}
+
+/// Chunks' decisions that wait to be written.
+const CHUNKS_WAITING_MAX: usize = 8;
+
+impl Printer {
+    fn start(output: Output) -> Printer {
+        let (sender, receiver) = sync_channel::<Vec<Decision>>(CHUNKS_WAITING_MAX);
+        let mut output = output;
+        let thread = thread::spawn(move || {
+            receiver.into_iter().for_each(|decisions| output.take(&decisions));
+            output.summary
+        });
+        Printer::Apart(sender, thread)
+    }
+
+    fn take(&mut self, decisions: Vec<Decision>) {
+        match self {
+            Printer::Nobody => {}
+            Printer::Here(output) => output.take(&decisions),
+            // A printer that is gone has said why.
+            Printer::Apart(sender, _) => drop(sender.send(decisions)),
+        }
+    }
+
+    fn finish(self) -> Summary {
+        match self {
+            Printer::Nobody => Summary::default(),
+            Printer::Here(output) => output.summary,
+            Printer::Apart(sender, thread) => {
+                drop(sender);
+                thread.join().unwrap_or_default()
+            }
+        }
     }
 }
 
@@ -143,30 +195,26 @@ impl<'a> Replay<'a> {
 struct Output {
     json: bool,
     expiries: bool,
-    /// Nobody wants to know.
-    silent: bool,
     text: Vec<u8>,
     summary: Summary,
 }
 
 impl Output {
-    fn drain(&mut self, engine: &mut Engine) {
-        while let Some(decision) = engine.poll_decision() {
-            if self.silent {
-                continue;
-            }
-            self.summary.add(&decision);
+    fn take(&mut self, decisions: &[Decision]) {
+        for decision in decisions {
+            self.summary.add(decision);
             let runs_out = decision.verb == Verb::Unban && decision.cause == Cause::Engine;
             if runs_out && !self.expiries {
                 continue;
             }
             if self.json {
-                as_json(&decision, &mut self.text)
+                as_json(decision, &mut self.text)
             } else {
-                as_sentence(&decision, &mut self.text)
+                as_sentence(decision, &mut self.text)
             }
             self.text.push(b'\n');
         }
+        self.write();
     }
 
     fn write(&mut self) {

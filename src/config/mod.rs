@@ -11,6 +11,7 @@ pub mod files;
 pub mod filters;
 mod geo;
 mod jails;
+mod notify;
 pub mod raw;
 mod read;
 pub mod report;
@@ -23,6 +24,7 @@ pub use accounts::AccountRules;
 pub use allow::{Allow, Mynetworks};
 pub use files::Paths;
 pub use filters::Filters;
+pub use notify::{Notify, Server};
 pub use report::Report;
 pub use settings::{BanRules, Control, Enforcement, Log, State};
 pub use sources::{Sources, TrustRule};
@@ -57,6 +59,7 @@ pub struct Config {
     pub control: Control,
     pub policy: Policy,
     pub helper: Helper,
+    pub notify: Notify,
     pub log: Log,
     /// Warnings only.
     pub warnings: Report,
@@ -106,6 +109,7 @@ fn resolve(texts: &Texts, paths: &Paths, mut report: Report) -> Result<Config, R
     let config = Config {
         jails,
         filters: filters.unwrap_or_default(),
+        notify: Notify::resolve(value_or(main.notify, Default::default()), &accounts, &mut report),
         accounts,
         allow: Allow::resolve(value_or(main.allow, Default::default()), &mut report),
         bans: BanRules::resolve(value_or(main.bans, Default::default()), &mut report),

@@ -12,6 +12,7 @@ use super::settings::{LogLevel, LogTarget};
 use super::sources::{Begin, Kind};
 use crate::enforce::nft::Feature;
 use crate::engine::account::Family;
+use crate::engine::decision::Verb;
 use crate::engine::jail::{Action, Distinct, KeyPart, Measure, Mode, Novelty, Scope, SubmitterKind, Window};
 use crate::event::{EventKind, Familiarity, Reason, Service, words};
 use crate::geo::Entry;
@@ -32,6 +33,7 @@ pub const TABLES: &[(&str, &[&str])] = &[
     ("[control]", RawControl::KEYS),
     ("[policy]", RawPolicy::KEYS),
     ("[helper]", RawHelper::KEYS),
+    ("[notify]", RawNotify::KEYS),
     ("[log]", RawLog::KEYS),
     ("jail.d/*.toml", RawJailFile::KEYS),
     ("[jail.NAME]", RawJail::KEYS),
@@ -55,6 +57,7 @@ raw! {
         control: RawControl = "control",
         policy: RawPolicy = "policy",
         helper: RawHelper = "helper",
+        notify: RawNotify = "notify",
         log: RawLog = "log",
     }
 }
@@ -179,6 +182,20 @@ raw! {
     RawHelper in "[helper]" {
         enabled: bool = "enabled",
         socket: PathBuf = "socket",
+    }
+}
+
+raw! {
+    RawNotify in "[notify]" {
+        mail_to: Many<String> = "mail_to",
+        mail_from: String = "mail_from",
+        smtp: String = "smtp",
+        webhook: String = "webhook",
+        digest: Duration = "digest",
+        on: Many<Verb> = "on",
+        bans: bool = "bans",
+        owner: bool = "owner",
+        owners: PathBuf = "owners",
     }
 }
 

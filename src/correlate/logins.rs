@@ -56,6 +56,13 @@ impl Correlator {
         None
     }
 
+    /// imap's `(anna)<1><x>: Disconnected: … out=61204`: how much somebody has read.
+    pub(super) fn session(&mut self, seen: Seen<'_>, sink: &mut Sink<'_>) -> Option<MessageRef> {
+        let account = seen.text(Field::Account).map(|name| self.canonical.name(name));
+        sink(&Event { account, submitter: account, ..seen.event(EventKind::Session) });
+        None
+    }
+
     pub(super) fn auth_success(&mut self, seen: Seen<'_>, sink: &mut Sink<'_>) -> Option<MessageRef> {
         let account = seen.text(Field::Account).map(|name| self.canonical.name(name));
         sink(&Event { account, submitter: account, ..seen.event(EventKind::AuthSuccess) });

@@ -116,6 +116,7 @@ impl Correlator {
             LineKind::Reject => self.about_mail(EventKind::Reject, seen, sink),
             LineKind::ProtocolAbuse => self.about_mail(EventKind::ProtocolAbuse, seen, sink),
             LineKind::SpamVerdict => self.about_mail(EventKind::SpamVerdict, seen, sink),
+            LineKind::Session => self.session(seen, sink),
         }
     }
 

@@ -224,6 +224,7 @@ impl Core {
                 Message::Reload => self.begin_reload(None),
                 Message::Loaded(loaded, answer) => self.finish_reload(loaded, answer),
                 Message::ErrandDone(id, outcome) => self.effects.store.errand_done(id, outcome),
+                Message::Told(ids, outcome) => self.effects.store.tellings_over(ids, outcome, self.clock.now()),
                 Message::Stop => return Flow::Stop,
             }
         }
@@ -296,14 +297,16 @@ impl Core {
         self.geo.take_over(geo);
         self.effects.reconfigure(config.enforcement.destroy_sockets);
         self.effects.stopping.reconfigure(&config, config.policy != self.config.policy);
+        self.effects.notifier.reconfigure(&config.notify, &self.effects.store);
         let mut text = format!("reloaded: {} jails, {} patterns", config.jails.len(), config.filters.set.pattern_count());
         let before = &self.config;
         if config.sources != before.sources
             || config.enforcement != before.enforcement
             || config.state != before.state
             || config.trust != before.trust
+            || config.helper != before.helper
         {
-            text.push_str("; changes of [[source]], [trust], [enforcement] and [state] take effect with the next restart");
+            text.push_str("; changes of [[source]], [trust], [enforcement], [helper] and [state] take effect with the next restart");
         }
         self.config = Arc::new(config);
         Response::ok(text)
@@ -382,6 +385,10 @@ impl Core {
             self.act();
         }
         while self.act() {}
+        // What was decided last reaches those who tell it when it is on disk.
+        let _ = self.effects.store.flush();
+        self.effects.notifier.rest();
+        self.answer();
         self.save_all();
         if let Err(error) = self.effects.store.flush() {
             log::error!("not everything could be saved: {error}");

@@ -11,6 +11,7 @@ use super::closer::Closer;
 use super::firewall::{Firewall, lasting};
 use super::inbox::Inbox;
 use super::stopping::Stopping;
+use super::telling::Notifier;
 use tokio::sync::oneshot;
 
 use crate::address::display;
@@ -37,6 +38,7 @@ pub(super) struct Effects {
     pub(super) firewall: Firewall,
     pub(super) store: Store,
     pub(super) stopping: Stopping,
+    pub(super) notifier: Notifier,
     destroy_sockets: bool,
     closer: Closer,
     troubles: HashMap<usize, (String, Instant)>,
@@ -54,11 +56,12 @@ struct Told {
 }
 
 impl Effects {
-    pub(super) fn new(firewall: Firewall, store: Store, stopping: Stopping, destroy_sockets: bool) -> Effects {
+    pub(super) fn new(firewall: Firewall, store: Store, stopping: Stopping, notifier: Notifier, destroy_sockets: bool) -> Effects {
         Effects {
             firewall,
             store,
             stopping,
+            notifier,
             destroy_sockets,
             closer: Closer::default(),
             troubles: HashMap::new(),
@@ -94,15 +97,17 @@ impl Effects {
         publish(&decisions, inbox);
         let told = self.told.choose(&decisions);
         let errands = self.stopping.apply(&decisions, engine, correlator);
+        let tellings = self.notifier.tellings(&decisions, engine, &self.stopping);
         // The ledger first: the hand-over costs a microsecond, and the store's thread commits while the kernel is written.
-        if !self.store.record_with(decisions, errands.clone()) {
+        if !self.store.record_all(decisions, errands.clone(), tellings.clone()) {
             warn!("the disk is too slow: decisions were given up in the state on disk; enforcement goes on");
         }
         self.stopping.deliver(errands, &self.store);
+        self.notifier.deliver(tellings, &self.store);
         self.firewall.remove(&removed);
         self.firewall.add(&added);
         // The thread that writes the log would take the processor when it is woken.
-        told.iter().for_each(log_one);
+        told.iter().for_each(|decision| log_one(decision, &self.stopping));
         // Afterwards, or the client would connect again.
         if self.destroy_sockets && !self.firewall.is_dry_run() {
             self.closer.close(&added);
@@ -228,8 +233,12 @@ impl Told {
     }
 }
 
-fn log_one(decision: &Decision) {
-    let text = sentence(decision);
+fn log_one(decision: &Decision, stopping: &Stopping) {
+    let text = if stopping.is_only_a_word(decision) {
+        format!("would {}; there is no lock path (docs/accounts.md)", sentence(decision))
+    } else {
+        sentence(decision)
+    };
     match decision.verb {
         Verb::Alert => warn!("{text}"),
         _ => info!("{text}"),

@@ -15,6 +15,7 @@ use super::setup::Loaded;
 use crate::control::server::{self, Access};
 use crate::control::{Request, Response};
 use crate::enforce::errand::Outcome;
+use crate::notify;
 
 /// Decisions that a slow monitor may lag behind.
 const MONITOR_BACKLOG: usize = 4_096;
@@ -27,6 +28,8 @@ pub enum Message {
     Loaded(Result<Box<Loaded>, String>, Option<oneshot::Sender<Response>>),
     /// The helper has done an errand, or never will.
     ErrandDone(String, Outcome),
+    /// These messages to people are over.
+    Told(Vec<String>, notify::Outcome),
     /// SIGTERM or SIGINT.
     Stop,
 }

@@ -12,6 +12,7 @@ use super::firewall::Firewall;
 use super::geo::{self, Geo};
 use super::inbox::{self, ControlThread, Inbox};
 use super::stopping::{Saved, Stopping};
+use super::telling::Notifier;
 use super::{Options, log as logging, secret};
 use crate::config::allow::{Mynetworks, ask_postfix};
 use crate::config::settings::{LogLevel, LogTarget};
@@ -81,10 +82,11 @@ pub(super) fn start(options: &Options) -> Result<(Setup, Inbox, ControlThread), 
     let (jails, sources_open, bans, span) = (config.jails.len(), sources.len(), engine.ban_count(), clock.now().since(now));
     info!("{jails} jails, {sources_open} sources, {bans} bans taken over in {} ms", span.as_millis());
     let stopping = Stopping::start(&config, &engine, dry_run, saved, inbox.sender());
+    let notifier = Notifier::start(&config.notify, loaded.outbox, &store, inbox.sender());
     let setup = Setup {
         parser_options: parser_options(now),
         correlator: Correlator::new(config.accounts.clone(), trusted),
-        effects: Effects::new(firewall, store, stopping, config.enforcement.destroy_sockets),
+        effects: Effects::new(firewall, store, stopping, notifier, config.enforcement.destroy_sockets),
         config: Arc::new(config),
         clock,
         trust,

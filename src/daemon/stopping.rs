@@ -184,6 +184,16 @@ impl Stopping {
         }
     }
 
+    /// A hold or lock that nothing carries out must not be told as one.
+    pub fn is_only_a_word(&self, decision: &Decision) -> bool {
+        match decision.verb {
+            _ if decision.observed => false,
+            Verb::Lock => !self.carries_out(Hindrance::Locked),
+            Verb::Hold => !self.carries_out(Hindrance::Held),
+            _ => false,
+        }
+    }
+
     /// Messages of an account that were put on hold.
     pub fn parked(&self, account: &str) -> usize {
         self.parked.get(account).map_or(0, BTreeMap::len)

@@ -84,7 +84,7 @@ impl Engine {
             self.note_forgery(event);
             return;
         }
-        if event.restates {
+        if event.restates || self.is_our_refusal(event) {
             return;
         }
         let stamp = self.at;
@@ -303,6 +303,7 @@ impl Engine {
 fn is_telling(event: &Event<'_>) -> bool {
     match event.kind {
         EventKind::AuthSuccess | EventKind::Message => event.whence.familiarity >= Familiarity::NewNetwork,
+        EventKind::Session => false,
         EventKind::Delivery => !matches!(event.reason, Reason::None | Reason::Temporary | Reason::Greylist),
         _ => true,
     }

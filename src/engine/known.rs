@@ -175,6 +175,11 @@ fn within(stamp: u32, now: u32, span: u32) -> bool {
     stamp != 0 && now.saturating_sub(stamp) < span
 }
 
+/// The microsecond from which on `stamp` is not [`within`] the span any more.
+fn end(stamp: u32, span: u32) -> i64 {
+    if stamp == 0 { i64::MIN } else { (i64::from(stamp) + i64::from(span)) * 1_000_000 }
+}
+
 /// False where the stamp is as good as it was.
 fn refresh(stamp: &mut u32, at: u32) -> bool {
     if *stamp != 0 && at < stamp.saturating_add(FRESH_SECONDS) {
@@ -231,9 +236,8 @@ impl Value for KnownHost {
         self.mark = mark;
     }
 
-    fn is_dead(&self, aging: &Aging) -> bool {
-        let now = seconds(aging.now);
-        !within(self.good, now, GOOD_SECONDS) && !within(self.accepted, now, ACCEPTED_SECONDS)
+    fn end(&self, _aging: &Aging) -> i64 {
+        end(self.good, GOOD_SECONDS).max(end(self.accepted, ACCEPTED_SECONDS))
     }
 
     fn rank(&self, _aging: &Aging) -> Rank {
@@ -262,9 +266,8 @@ impl Value for KnownNetwork {
         self.mark = mark;
     }
 
-    fn is_dead(&self, aging: &Aging) -> bool {
-        let now = seconds(aging.now);
-        !within(self.good, now, GOOD_SECONDS) && !within(self.accepted, now, GOOD_SECONDS)
+    fn end(&self, _aging: &Aging) -> i64 {
+        end(self.good.max(self.accepted), GOOD_SECONDS)
     }
 
     fn rank(&self, _aging: &Aging) -> Rank {

@@ -106,6 +106,7 @@ pub struct Engine {
     ledger: Ledger,
     standings: account::Standings,
     submitters: account::Submitters,
+    tally: account::Tally,
     risk: account::RiskRules,
     /// Since when there is history of accounts, in seconds since 1970; 0: there is none.
     accounts_since: u32,
@@ -115,6 +116,7 @@ pub struct Engine {
     locks_made: VecDeque<account::Spent>,
     /// Accounts are only watched: what would be done is told.
     accounts_observed: bool,
+    was_observing: bool,
     geo: Arc<dyn crate::geo::Look>,
     evidence: Evidence,
     forgeries: Forgeries,
@@ -186,11 +188,13 @@ impl Engine {
             ledger: Ledger::new(bans_max),
             standings: account::Standings::default(),
             submitters: account::Submitters::new(seed, persist),
+            tally: account::Tally::default(),
             risk,
             accounts_since: 0,
             watched: Default::default(),
             locks_made: VecDeque::new(),
             accounts_observed: false,
+            was_observing: true,
             geo: Arc::new(crate::geo::Nowhere),
             evidence: Evidence::new(),
             forgeries: Forgeries::default(),
@@ -215,6 +219,7 @@ impl Engine {
         self.end_stops();
         self.at = event.time.micros().clamp(self.now.saturating_sub(LATE_MICROS_MAX), self.now);
         self.totals.events += 1;
+        self.tally.note(event, self.at);
         let event = self.in_context(event);
         self.count(&event);
         self.learn(&event);
@@ -235,6 +240,7 @@ impl Engine {
         self.advance(now);
         self.end_bans(ENDED_PER_TIMEOUT);
         self.end_stops();
+        self.begin_to_stop();
         if self.now >= self.next_sweep {
             self.sweep();
             self.next_sweep = self.now.saturating_add(SWEEP_EVERY_MICROS);

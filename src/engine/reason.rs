@@ -29,6 +29,7 @@ pub fn span(micros: i64) -> String {
 pub fn what(kind: EventKind, measure: Measure) -> String {
     match measure {
         Measure::SumRecipients => "recipients".to_owned(),
+        Measure::SumBytes if kind == EventKind::Session => "bytes read".to_owned(),
         Measure::SumBytes => "bytes".to_owned(),
         Measure::Distinct(of) => format!("different {} in {}", plural(of.as_str()), events(kind)),
         Measure::Count => events(kind).to_owned(),
@@ -48,21 +49,25 @@ pub fn sign(jail: &Jail, event: &Event<'_>, total: u64) -> String {
         Measure::Speed => format!("two logins that need a journey at {total} km/h"),
         Measure::RatioBounced => format!("{total} % of the recipients refused"),
         Measure::RatioSpam => format!("{total} % of the mail called spam by other providers"),
-        measure => format!("{total} {} in {}", what(event.kind, measure), span(jail.findtime.as_micros() as i64)),
+        measure => {
+            let what = what(event.kind, measure);
+            let what = if total == 1 { what.strip_suffix('s').unwrap_or(&what) } else { &what };
+            format!("{total} {what} in {}", span(jail.findtime.as_micros() as i64))
+        }
     };
     match event.whence.familiarity {
-        Familiarity::NewCountry if !matches!(jail.measure, Measure::RatioBounced | Measure::RatioSpam) => {
-            text.push_str(" from a country new to the account")
-        }
-        Familiarity::NewNetwork if !matches!(jail.measure, Measure::RatioBounced | Measure::RatioSpam) => {
-            text.push_str(" from a network new to the account")
-        }
+        Familiarity::NewCountry if !speaks_for_itself(jail.measure) => text.push_str(" from a country new to the account"),
+        Familiarity::NewNetwork if !speaks_for_itself(jail.measure) => text.push_str(" from a network new to the account"),
         _ => {}
     }
     if let Some([first, second]) = event.country.map(u16::to_be_bytes).filter(|_| event.whence.familiarity == Familiarity::NewCountry) {
         text.push_str(&format!(" ({}{})", char::from(first), char::from(second)));
     }
     text
+}
+
+const fn speaks_for_itself(measure: Measure) -> bool {
+    matches!(measure, Measure::RatioBounced | Measure::RatioSpam | Measure::New(_) | Measure::Speed)
 }
 
 const fn events(kind: EventKind) -> &'static str {
@@ -74,6 +79,7 @@ const fn events(kind: EventKind) -> &'static str {
         EventKind::Message => "messages",
         EventKind::Delivery => "deliveries",
         EventKind::SpamVerdict => "spam verdicts",
+        EventKind::Session => "mailbox sessions",
         EventKind::Banned => "bans",
         EventKind::Held => "holds",
         EventKind::Locked => "locks",

@@ -161,7 +161,7 @@ impl Engine {
             submitters: self.submitters.len(),
             submitters_evicted: self.submitters.evictions(),
             accounts_stopped: self.standings.iter().count(),
-            accounts_observed: self.accounts_observed || self.is_learning(),
+            accounts_observed: self.is_observing_accounts(),
             accounts_since: (self.accounts_since > 0).then(|| Timestamp::from_seconds(i64::from(self.accounts_since)).rfc3339()),
             decisions_dropped: self.totals.decisions_dropped,
             jails: self.groups.iter().flat_map(|group| self.jails_of(group)).collect(),

@@ -35,6 +35,8 @@ pub struct Group {
     /// Of [`Group::terms`].
     need: u64,
     sharers: u8,
+    min: u64,
+    operators: u32,
 }
 
 /// One jail of a group.
@@ -122,8 +124,26 @@ impl Group {
         // What is forgiven may uncover what lies behind the highest limit.
         let need = if forgive { u64::MAX } else { rules.iter().map(Rule::highest_limit).max().unwrap_or(0) };
         let sharers = rules.iter().fold(0, |bits, rule| bits | 1 << rule.slot);
+        let min = rules.iter().map(|rule| rule.jail.min).max().unwrap_or(0);
+        let operators = rules.iter().map(|rule| rule.jail.operators).max().unwrap_or(0);
         let counted = 0;
-        Some(Group { id, identity, matcher, parts, measure, forgive, weight, strangers_only, rules, windows, counted, need, sharers })
+        Some(Group {
+            id,
+            identity,
+            matcher,
+            parts,
+            measure,
+            forgive,
+            weight,
+            strangers_only,
+            rules,
+            windows,
+            counted,
+            need,
+            sharers,
+            min,
+            operators,
+        })
     }
 
     /// Whether the group counts such an event at all, whoever it is about.
@@ -212,8 +232,7 @@ impl Group {
         let horizon = self.rules.iter().map(|rule| rule.span.cutoff(now)).min().unwrap_or(now);
         let (need, sharers) = (self.need, self.sharers);
         let group = if let Measure::Distinct(of) = self.measure { of.group() } else { Same::Name };
-        let min = self.rules.iter().map(|rule| rule.jail.min).max().unwrap_or(0);
-        let operators = self.rules.iter().map(|rule| rule.jail.operators).max().unwrap_or(0);
+        let (min, operators) = (self.min, self.operators);
         Terms { now, horizon, need, sharers, group, min, operators }
     }
 }

@@ -211,8 +211,8 @@ impl Value for Past {
         self.mark = mark;
     }
 
-    fn is_dead(&self, aging: &Aging) -> bool {
-        self.stamps().iter().all(|stamp| i64::from(*stamp) * 1_000_000 <= aging.cutoff)
+    fn end(&self, _aging: &Aging) -> i64 {
+        self.stamps().iter().max().map_or(i64::MIN, |stamp| i64::from(*stamp) * 1_000_000)
     }
 
     fn rank(&self, aging: &Aging) -> Rank {

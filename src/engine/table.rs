@@ -14,8 +14,11 @@ use crate::limits;
 pub trait Value: Default {
     fn mark(&self) -> Mark;
     fn set_mark(&mut self, mark: Mark);
-    /// Nothing is left that could still count.
-    fn is_dead(&self, aging: &Aging) -> bool;
+    /// When the cutoff has come to this, in microseconds, nothing is left that could still count.
+    fn end(&self, aging: &Aging) -> i64;
+    fn is_dead(&self, aging: &Aging) -> bool {
+        self.end(aging) <= aging.cutoff
+    }
     fn rank(&self, aging: &Aging) -> Rank;
     fn encode(&self, now: i64) -> Vec<u8>;
 }
@@ -70,6 +73,10 @@ pub struct Table<V> {
     sweep_bucket: usize,
     /// Buckets to look at for keys that came in since the last sweep.
     sweep_owed: usize,
+    /// No row ends before this, as far as the last pass and the rows since tell: until then a pass would find nothing. And
+    /// the same for the pass at hand.
+    first_end: i64,
+    pass_first_end: i64,
     journal: Option<Journal>,
     pub evictions: u64,
 }
@@ -96,6 +103,8 @@ impl<V: Value> Table<V> {
             sweep_shard: 0,
             sweep_bucket: 0,
             sweep_owed: 0,
+            first_end: i64::MIN,
+            pass_first_end: i64::MAX,
             journal: persist.then(Journal::new),
             evictions: 0,
         }
@@ -196,6 +205,8 @@ impl<V: Value> Table<V> {
         if value.is_dead(aging) || self.len >= self.cap && !self.make_room(shard_of(hash), aging, false) {
             return;
         }
+        // The next pass finds out when it ends.
+        (self.first_end, self.pass_first_end) = (i64::MIN, i64::MIN);
         let (secret, wanted) = (self.secret, split(key));
         let Some(shard) = self.shards.get_mut(shard_of(hash)) else { return };
         match shard.rows.find_mut(hash, |row| row.key == wanted) {
@@ -218,6 +229,9 @@ impl<V: Value> Table<V> {
             self.sweep_owed = 0;
             self.sweep(SWEEP_RUN, aging);
         }
+        let end = value.end(aging);
+        self.first_end = if self.len == 0 { end } else { self.first_end.min(end) };
+        self.pass_first_end = self.pass_first_end.min(end);
         let index = shard_of(hash);
         if self.len >= self.cap && !self.make_room(index, aging, newcomer_hot) {
             self.evictions += 1;
@@ -236,12 +250,17 @@ impl<V: Value> Table<V> {
     /// Looks at the next buckets, at most `max`, and removes the dead rows among them. A small table needs a small broom: a
     /// pass takes some sixty calls whatever its size.
     pub fn sweep(&mut self, max: usize, aging: &Aging) {
-        if self.len == 0 {
+        let is_new_pass = self.sweep_shard == 0 && self.sweep_bucket == 0;
+        if self.len == 0 || is_new_pass && self.first_end > aging.cutoff {
             return;
         }
         for _ in 0..max.min(self.len / SWEEPS_PER_PASS + SWEEP_BUCKETS_MIN) {
             let Some(shard) = self.shards.get_mut(self.sweep_shard) else {
                 self.sweep_shard = 0;
+                self.first_end = std::mem::replace(&mut self.pass_first_end, i64::MAX);
+                if self.first_end > aging.cutoff {
+                    return;
+                }
                 continue;
             };
             if self.sweep_bucket >= shard.rows.num_buckets() || shard.rows.is_empty() {
@@ -250,7 +269,15 @@ impl<V: Value> Table<V> {
                 self.sweep_bucket = 0;
                 continue;
             }
-            if remove_if(shard, self.sweep_bucket, &mut self.journal, aging.now, |value| value.is_dead(aging)) {
+            let first_end = &mut self.pass_first_end;
+            let is_dead = |value: &V| {
+                let end = value.end(aging);
+                if end > aging.cutoff {
+                    *first_end = (*first_end).min(end);
+                }
+                end <= aging.cutoff
+            };
+            if remove_if(shard, self.sweep_bucket, &mut self.journal, aging.now, is_dead) {
                 self.len -= 1;
             }
             self.sweep_bucket += 1;

@@ -131,8 +131,14 @@ impl Engine {
         if firing.summary.accounts > 1 {
             reason.push_str(&format!(", {} accounts", firing.summary.accounts));
         }
+        // It is the host's own mail as a whole: whose is it?
+        let is_about_all_mail = group.parts == [KeyPart::Global] && event.kind == EventKind::Delivery;
+        if is_about_all_mail {
+            reason.push_str(&self.tally.sentence(self.now));
+        }
         let by_address = group.parts.iter().any(|part| matches!(part, KeyPart::Ip | KeyPart::Network));
         let evidence = match (by_address, facets.host) {
+            _ if is_about_all_mail => Vec::new(),
             (true, Some(host)) => self.evidence.of_host(host.key()),
             _ => facets.submitter().map(|name| self.evidence.of_account(name)).unwrap_or_default(),
         };

@@ -2,6 +2,8 @@
 //!
 //! The data is the export of IPFire Location, CC BY-SA 4.0, as the Tor project packs it: see NOTICE.
 
+#[cfg(feature = "geo-embedded")]
+use std::cell::RefCell;
 use std::net::IpAddr;
 #[cfg(feature = "geo-embedded")]
 use std::sync::{Arc, LazyLock};
@@ -17,10 +19,31 @@ const BUILT: &str = "2026-09-23";
 #[cfg(feature = "geo-embedded")]
 static TABLE: LazyLock<Arc<GeoipDb>> = LazyLock::new(GeoipDb::new_embedded);
 
+#[cfg(feature = "geo-embedded")]
+thread_local! {
+    /// What was looked up lately, by a few bits of the address: most of the mail of a host comes from few.
+    static LATELY: RefCell<Vec<(Option<IpAddr>, Option<Country>)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Addresses remembered by each thread.
+#[cfg(feature = "geo-embedded")]
+const LATELY_MAX: usize = 2_048;
+
 /// `ip` is canonical.
 #[cfg(feature = "geo-embedded")]
 pub(super) fn country(ip: IpAddr) -> Option<Country> {
-    Country::new(TABLE.lookup_country_code(ip)?.get().as_bytes())
+    LATELY.with_borrow_mut(|lately| {
+        if lately.is_empty() {
+            lately.resize(LATELY_MAX, (None, None));
+        }
+        let bits = crate::address::to_bits(ip);
+        let mixed = (bits as u64 ^ (bits >> 64) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let slot = lately.get_mut(mixed as usize % LATELY_MAX)?;
+        if slot.0 != Some(ip) {
+            *slot = (Some(ip), TABLE.lookup_country_code(ip).and_then(|code| Country::new(code.get().as_bytes())));
+        }
+        slot.1
+    })
 }
 
 #[cfg(not(feature = "geo-embedded"))]

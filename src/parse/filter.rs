@@ -181,6 +181,8 @@ struct RawReason {
     text: Option<String>,
     #[serde(default)]
     contains: Option<OneOrMany>,
+    #[serde(default)]
+    address: bool,
     code: Option<String>,
     dsn: Option<String>,
     reason: Spanned<String>,
@@ -353,7 +355,9 @@ impl Report<'_> {
         let bytes = |text: Option<String>| text.map(|text| text.into_bytes().into_boxed_slice());
         let contains = raw.contains.map_or_else(Vec::new, OneOrMany::into_vec);
         let contains = contains.into_iter().map(|text| text.to_ascii_lowercase().into_bytes().into_boxed_slice()).collect();
-        Some(ReasonRow { words: bytes(raw.text), contains, code: bytes(raw.code), dsn: bytes(raw.dsn), reason, weak: raw.weak })
+        let names_address = raw.address;
+        let (words, code, dsn) = (bytes(raw.text), bytes(raw.code), bytes(raw.dsn));
+        Some(ReasonRow { words, contains, names_address, code, dsn, reason, weak: raw.weak })
     }
 
     fn word<T: Copy + std::str::FromStr + std::fmt::Display>(&mut self, text: &Spanned<String>, what: &str, all: &[T]) -> Option<T> {

@@ -40,6 +40,8 @@ words! {
         ProtocolAbuse = "protocol-abuse",
         Delivery = "delivery",
         SpamVerdict = "spam-verdict",
+        /// imap `Disconnected: … out=BYTES`.
+        Session = "session",
         Connect = "connect",
         /// `count` is the number of failed AUTH commands that smtpd's statistics tell, 0 for none: an offence only where no
         /// line told the failures.
@@ -229,6 +231,7 @@ impl LineKind {
             LineKind::ProtocolAbuse => Some(EventKind::ProtocolAbuse),
             LineKind::Delivery => Some(EventKind::Delivery),
             LineKind::SpamVerdict => Some(EventKind::SpamVerdict),
+            LineKind::Session => Some(EventKind::Session),
             _ => None,
         }
     }

@@ -63,7 +63,7 @@ impl Requests {
             memchr::memmem::find(rest, b"\n\n").map(|at| (at, at + 2))
         };
         let Some((length, behind)) = end else {
-            if rest.len() > POLICY_REQUEST_BYTES_MAX {
+            if rest.len() > POLICY_REQUEST_BYTES_MAX + 1 {
                 // The last byte stays: it may be the first half of the end.
                 self.taken = self.bytes.len() - 1;
                 self.is_cut = true;

@@ -27,6 +27,7 @@ use crate::engine::account::Stopped;
 use crate::engine::decision::{Ban, Decision};
 use crate::engine::jail::Scope;
 use crate::engine::snapshot::SnapshotRow;
+use crate::notify::{self, Outbox, Telling};
 use crate::time::Timestamp;
 use state::StateJob;
 use windows::Snapshot;
@@ -49,6 +50,8 @@ pub struct Loaded {
     pub errands: Vec<Errand>,
     /// Messages that it was told to put on hold and not to release, with their accounts.
     pub parked: Vec<(String, QueuedMail)>,
+    /// What people are still to be told, and what they were.
+    pub outbox: Outbox,
     /// Source name and position.
     pub cursors: Vec<(String, String)>,
     pub windows: SavedWindows,
@@ -114,8 +117,8 @@ impl Store {
             windows: Writer::start("store-windows", windows_path, &windows::SCHEMA, windows, windows::apply),
             state_path,
         };
-        let state::Remembered { bans, stopped, errands, parked } = remembered;
-        Ok((store, Loaded { bans, stopped, errands, parked, cursors, windows: saved, notices }))
+        let state::Remembered { bans, stopped, errands, parked, outbox } = remembered;
+        Ok((store, Loaded { bans, stopped, errands, parked, outbox, cursors, windows: saved, notices }))
     }
 
     /// Keeps decisions, and the bans that they put in force or lift (unless they were only observed). False when too many wait and
@@ -126,8 +129,19 @@ impl Store {
 
     /// As [`Store::record`], and in the same transaction what the helper is to do about them.
     pub fn record_with(&self, decisions: Vec<Decision>, errands: Vec<Errand>) -> bool {
-        let rows = decisions.len() + errands.len();
-        rows == 0 || self.state.send(StateJob::Decisions(decisions, errands), rows)
+        self.record_all(decisions, errands, Vec::new())
+    }
+
+    /// As [`Store::record_with`], and in the same transaction what people are to be told.
+    pub fn record_all(&self, decisions: Vec<Decision>, errands: Vec<Errand>, tellings: Vec<Telling>) -> bool {
+        let rows = decisions.len() + errands.len() + tellings.len();
+        rows == 0 || self.state.send(StateJob::Decisions(decisions, errands, tellings), rows)
+    }
+
+    /// These messages to people are over: sent, or given up.
+    pub fn tellings_over(&self, ids: Vec<String>, outcome: notify::Outcome, now: Timestamp) {
+        let rows = ids.len().max(1);
+        self.state.send(StateJob::TellingsOver(ids, outcome, now), rows);
     }
 
     pub fn errand_done(&self, id: String, outcome: Outcome) {

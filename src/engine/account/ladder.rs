@@ -133,6 +133,27 @@ impl Engine {
         }
     }
 
+    /// What would be done about accounts is only told.
+    pub(in crate::engine) fn is_observing_accounts(&self) -> bool {
+        self.accounts_observed || self.is_learning()
+    }
+
+    /// From here on accounts are stopped for real: those of which that was only told are to be judged anew.
+    pub(in crate::engine) fn begin_to_stop(&mut self) {
+        let is_observing = self.is_observing_accounts();
+        if !std::mem::replace(&mut self.was_observing, is_observing) || is_observing {
+            return;
+        }
+        let (now, keys): (i64, Vec<u128>) = (self.now, self.watched.keys().copied().collect());
+        for key in keys {
+            let Some(name) = self.submitters.get(key).map(|record| String::from_utf8_lossy(&record.name).into_owned()) else { continue };
+            let is_stopped = [Hindrance::Held, Hindrance::Locked].iter().any(|hindrance| self.standings.get(&name, *hindrance).is_some());
+            if !is_stopped {
+                self.submitters.modify(key, now, |record| record.risk.rung = record.risk.rung.min(Rung::Alerted));
+            }
+        }
+    }
+
     /// There is too little history to tell what is unusual.
     pub(in crate::engine) fn is_learning(&self) -> bool {
         let learned = seconds(self.now).saturating_sub(self.accounts_since);
@@ -237,7 +258,7 @@ impl Engine {
         };
         let mut decision = self.decision(verb, Subject::Account(text), Scope::Submission, i64::MAX, jail, reason);
         decision.evidence = evidence.iter().take(limits::EVIDENCE_LINES_MAX).cloned().collect();
-        decision.observed = verb != Verb::Alert && (observed || self.accounts_observed || self.is_learning());
+        decision.observed = verb != Verb::Alert && (observed || self.is_observing_accounts());
         match rung {
             Rung::Locked => self.lock(key, decision),
             Rung::Held => self.enter_stop(Hindrance::Held, decision),
@@ -284,7 +305,7 @@ impl Engine {
     }
 
     fn lock(&mut self, key: u128, mut decision: Decision) {
-        let now = self.at;
+        let (now, is_enforced) = (self.at, !decision.observed);
         let (earlier, strangers) = self
             .submitters
             .modify(key, now, |record| {
@@ -294,7 +315,9 @@ impl Engine {
                 if record.risk.locks.len() >= LOCKS_KEPT {
                     record.risk.locks.remove(0);
                 }
-                record.risk.locks.push(now);
+                if is_enforced {
+                    record.risk.locks.push(now);
+                }
                 let recent = |last: u32| seconds(now).saturating_sub(last) < STRANGER_SECONDS;
                 let strangers: Vec<u128> = record.strangers.iter().filter(|(_, last)| recent(*last)).map(|(host, _)| *host).collect();
                 (earlier, strangers)
@@ -302,7 +325,6 @@ impl Engine {
             .unwrap_or_default();
         let until = if earlier >= LOCKS_THAT_END { i64::MAX } else { end(now, Some(self.risk.lock_time)) };
         decision.until = Timestamp::from_micros(until);
-        let is_enforced = !decision.observed;
         let Subject::Account(name) = decision.subject.clone() else { return };
         if self.stop(&name, Hindrance::Locked, decision) && is_enforced {
             for host in strangers {

@@ -10,6 +10,7 @@ pub mod report;
 mod risk;
 mod standing;
 mod submitter;
+mod tally;
 
 pub(super) use history::network;
 pub(super) use ladder::{Sign, Spent};
@@ -17,3 +18,5 @@ pub use risk::{Family, RiskRules, Rung};
 pub(super) use standing::Standings;
 pub use standing::{Hindrance, Stop, Stopped};
 pub(super) use submitter::{Kind, Submitters};
+pub use tally::Lately;
+pub(super) use tally::Tally;

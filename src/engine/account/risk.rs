@@ -25,7 +25,7 @@ impl Family {
     /// What events of a kind are signs of, where a jail does not say.
     pub const fn of(kind: EventKind) -> Family {
         match kind {
-            EventKind::Message => Family::Volume,
+            EventKind::Message | EventKind::Session => Family::Volume,
             EventKind::Delivery => Family::Delivery,
             EventKind::SpamVerdict | EventKind::Reject => Family::Content,
             _ => Family::Login,

@@ -7,6 +7,7 @@ use crate::engine::Engine;
 use crate::engine::decision::{Cause, Decision, Reply, Subject, Verb};
 use crate::engine::jail::Scope;
 use crate::engine::verdict::end;
+use crate::event::{Event, EventKind};
 use crate::limits;
 use crate::time::Timestamp;
 
@@ -128,6 +129,15 @@ impl Engine {
     /// Everybody who is held or locked, by name.
     pub fn stopped(&self) -> impl Iterator<Item = Stopped> {
         self.standings.iter()
+    }
+
+    /// A login fails because we have locked the account: that is nobody's offence, and least of all its owner's.
+    pub(in crate::engine) fn is_our_refusal(&self, event: &Event<'_>) -> bool {
+        if event.kind != EventKind::AuthFailure || self.standings.stops.is_empty() {
+            return false;
+        }
+        let lock = event.account.and_then(|name| self.standings.get(std::str::from_utf8(name).ok()?, Hindrance::Locked));
+        lock.is_some_and(|lock| lock.scope == Scope::Auth)
     }
 
     /// What the store remembers; no decisions follow.

@@ -3,7 +3,6 @@
 use super::history::History;
 use super::risk::Risk;
 use crate::engine::key::{Host, Seed, name_key};
-use crate::engine::known::seconds;
 use crate::engine::snapshot::{Mark, Reader};
 use crate::engine::table::{Aging, Fate, Rank, Table, Value};
 use crate::limits;
@@ -86,10 +85,9 @@ impl Value for Submitter {
         self.mark = mark;
     }
 
-    fn is_dead(&self, aging: &Aging) -> bool {
-        let Some(record) = &self.record else { return true };
-        let last = record.history.last.max(record.besieged);
-        seconds(aging.now).saturating_sub(last) >= FORGOTTEN_SECONDS
+    fn end(&self, _aging: &Aging) -> i64 {
+        let last = self.record.as_ref().map(|record| record.history.last.max(record.besieged));
+        last.map_or(i64::MIN, |last| (i64::from(last) + i64::from(FORGOTTEN_SECONDS)) * 1_000_000)
     }
 
     fn rank(&self, _aging: &Aging) -> Rank {

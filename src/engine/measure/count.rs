@@ -165,8 +165,8 @@ impl Value for Small {
         self.mark = mark;
     }
 
-    fn is_dead(&self, aging: &Aging) -> bool {
-        self.live().iter().all(|slot| slot.stamp(aging.now) <= aging.cutoff)
+    fn end(&self, aging: &Aging) -> i64 {
+        self.live().iter().map(|slot| slot.stamp(aging.now)).max().unwrap_or(i64::MIN)
     }
 
     fn rank(&self, aging: &Aging) -> Rank {

@@ -217,8 +217,8 @@ impl Value for Seen {
         self.mark = mark;
     }
 
-    fn is_dead(&self, aging: &Aging) -> bool {
-        self.values.iter().all(|one| one.when.stamp() <= aging.cutoff)
+    fn end(&self, _aging: &Aging) -> i64 {
+        self.values.iter().map(|one| one.when.stamp()).max().unwrap_or(i64::MIN)
     }
 
     fn rank(&self, aging: &Aging) -> Rank {

@@ -172,8 +172,8 @@ impl Value for Ratio {
         self.mark = mark;
     }
 
-    fn is_dead(&self, aging: &Aging) -> bool {
-        self.units.back().is_none_or(|unit| unit.when.stamp() <= aging.cutoff)
+    fn end(&self, _aging: &Aging) -> i64 {
+        self.units.back().map_or(i64::MIN, |unit| unit.when.stamp())
     }
 
     fn rank(&self, _aging: &Aging) -> Rank {

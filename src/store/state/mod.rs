@@ -1,5 +1,5 @@
 //! `state.db`: every decision, the latest ban of each network and scope, the accounts that are stopped, and the errands of the
-//! root helper that follow from that.
+//! root helper and the messages to people that follow from that.
 //!
 //! A ban's texts stand in its decision (`bans.decision`). A row of `bans` outlives its ban by the memory, so the table is the history
 //! of the networks as well. `decisions` has no index: it is written hundreds of thousands of times for each time that
@@ -9,6 +9,7 @@ mod errands;
 mod read;
 mod record;
 mod stops;
+mod tellings;
 
 use rusqlite::{Connection, params};
 
@@ -16,6 +17,7 @@ use super::file::Schema;
 use crate::enforce::errand::{Errand, Outcome};
 use crate::engine::account::Stopped;
 use crate::engine::decision::{Ban, Decision};
+use crate::notify::{self, Telling};
 use crate::time::Timestamp;
 pub use read::{DecisionQuery, Reader};
 pub(super) use read::{Remembered, load};
@@ -77,12 +79,23 @@ pub(super) const SCHEMA: Schema = Schema {
                 arrival INTEGER NOT NULL,   -- seconds since 1970
                 PRIMARY KEY (account, queue_id)
               ) WITHOUT ROWID;",
+        "CREATE TABLE tellings (       -- what people are told, in this order
+                number INTEGER PRIMARY KEY,
+                id TEXT NOT NULL UNIQUE,
+                time INTEGER NOT NULL,
+                way TEXT NOT NULL,
+                verb TEXT NOT NULL,
+                data TEXT NOT NULL,         -- JSON
+                outcome TEXT,               -- NULL: not sent yet
+                over INTEGER                -- when that was
+              );",
     ],
 };
 
 #[derive(Debug)]
 pub(super) enum StateJob {
-    Decisions(Vec<Decision>, Vec<Errand>),
+    Decisions(Vec<Decision>, Vec<Errand>, Vec<Telling>),
+    TellingsOver(Vec<String>, notify::Outcome, Timestamp),
     ErrandDone(String, Outcome),
     ReplaceStops(Vec<Stopped>),
     ReplaceBans { bans: Vec<Ban>, now: Timestamp },
@@ -93,10 +106,12 @@ pub(super) fn apply(connection: &Connection, jobs: &[StateJob]) -> rusqlite::Res
     let mut recorder = Recorder::new(connection)?;
     for job in jobs {
         match job {
-            StateJob::Decisions(decisions, errands) => {
+            StateJob::Decisions(decisions, errands, tellings) => {
                 decisions.iter().try_for_each(|decision| recorder.record(decision))?;
                 errands.iter().try_for_each(|errand| errands::add(connection, errand))?;
+                tellings.iter().try_for_each(|telling| tellings::add(connection, telling))?;
             }
+            StateJob::TellingsOver(ids, outcome, now) => tellings::over(connection, ids, *outcome, *now)?,
             StateJob::ErrandDone(id, outcome) => errands::done(connection, id, outcome)?,
             StateJob::ReplaceStops(stopped) => stops::replace(connection, stopped)?,
             StateJob::ReplaceBans { bans, now } => recorder.replace_bans(bans, *now)?,
@@ -125,5 +140,6 @@ fn prune(connection: &Connection, before: Timestamp, now: Timestamp) -> rusqlite
                     LIMIT ?3)";
     connection.execute(decided, params![before.micros(), now.micros(), PRUNE_ROWS, PRUNE_WINDOW])?;
     errands::prune(connection, before)?;
+    tellings::prune(connection, before)?;
     Ok(())
 }

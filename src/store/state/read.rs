@@ -7,11 +7,12 @@ use ipnetwork::IpNetwork;
 use rusqlite::{Connection, OpenFlags, Row, params};
 
 use super::record::write_subject;
-use super::{errands, stops};
+use super::{errands, stops, tellings};
 use crate::enforce::errand::{Errand, QueuedMail};
 use crate::engine::account::Stopped;
 use crate::engine::decision::{Ban, Cause, Decision, Subject};
 use crate::limits::STORIES_MAX;
+use crate::notify::Outbox;
 use crate::store::{PastBan, StoreError};
 use crate::time::Timestamp;
 
@@ -22,6 +23,7 @@ pub struct Remembered {
     pub stopped: Vec<Stopped>,
     pub errands: Vec<Errand>,
     pub parked: Vec<(String, QueuedMail)>,
+    pub outbox: Outbox,
 }
 
 pub fn load(connection: &Connection, now: Timestamp) -> rusqlite::Result<Remembered> {
@@ -30,6 +32,7 @@ pub fn load(connection: &Connection, now: Timestamp) -> rusqlite::Result<Remembe
         stopped: stops::load(connection)?,
         errands: errands::load(connection)?,
         parked: errands::parked(connection)?,
+        outbox: tellings::load(connection)?,
     })
 }
 
@@ -109,6 +112,19 @@ impl Reader {
             let mut select = self.connection.prepare("SELECT net, scope, earlier, since FROM bans")?;
             let rows = select.query_map([], |row| Ok(past_ban(row).ok().flatten()))?;
             rows.filter_map(Result::transpose).collect()
+        };
+        select().map_err(|error| StoreError::sqlite(&self.path, error))
+    }
+
+    /// How many networks each jail banned in `[begin, end)`, the busiest first. Passes over all decisions.
+    pub fn bans_by_jail(&self, begin: Timestamp, end: Timestamp) -> Result<Vec<(String, u64)>, StoreError> {
+        let select = || -> rusqlite::Result<Vec<(String, u64)>> {
+            let mut select = self.connection.prepare(
+                "SELECT jail, count(*) FROM decisions WHERE verb = 'ban' AND NOT observed AND time >= ?1 AND time < ?2
+                 GROUP BY jail ORDER BY 2 DESC, 1",
+            )?;
+            let rows = select.query_map([begin.micros(), end.micros()], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.unsigned_abs())))?;
+            rows.collect()
         };
         select().map_err(|error| StoreError::sqlite(&self.path, error))
     }

@@ -1,0 +1,217 @@
+//! A thread that carries messages out by one way, and tries again where nobody takes them.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, SystemTime};
+
+use log::{info, warn};
+
+use super::desk::Desk;
+use super::webhook::Poster;
+use super::{Outbox, Outcome, Settings, Telling, Way, mail, text};
+use crate::time::Timestamp;
+
+/// Tries of one message to the webhook, and to an owner; the administrator's go on until they are forgotten.
+const TRIES_OF_WEBHOOK: u32 = 3;
+const TRIES_OF_OWNER: u32 = 12;
+const IDLE: Duration = Duration::from_secs(3_600);
+const DAY_MICROS: i64 = 86_400_000_000;
+
+/// Called with the ids of messages that are over.
+pub type Done = Box<dyn Fn(Vec<String>, Outcome) + Send>;
+/// How many were banned by each jail in a span of time.
+pub type BansOf = Box<dyn Fn(Timestamp, Timestamp) -> Vec<(String, u64)> + Send>;
+
+/// The handle; the thread ends with it.
+pub struct Courier {
+    jobs: Sender<Job>,
+}
+
+enum Job {
+    Tell(Vec<Telling>),
+    Settings(Box<Settings>),
+    /// Answered when there is nothing more to try now.
+    Rest(Sender<()>),
+}
+
+impl Courier {
+    /// Goes on with what `outbox` has waiting.
+    pub fn start(way: Way, settings: Settings, mut outbox: Outbox, done: Done, bans: Option<BansOf>) -> io::Result<Courier> {
+        let (jobs, receiver) = channel();
+        outbox.waiting.retain(|telling| telling.way == way);
+        outbox.last.retain(|(other, ..)| *other == way);
+        let mut round = Round {
+            way,
+            settings,
+            desk: Desk::new(&outbox),
+            poster: (way == Way::Webhook).then(Poster::new),
+            done,
+            bans,
+            days_told: outbox.told.iter().filter(|id| id.starts_with(BANS)).cloned().collect(),
+            has_lost: false,
+        };
+        round.take(outbox.waiting);
+        std::thread::Builder::new().name(format!("tell-{way}")).spawn(move || round.run(&receiver))?;
+        Ok(Courier { jobs })
+    }
+
+    /// For threads that hand messages over later.
+    pub fn sender(&self) -> impl Fn(Vec<Telling>) + Send + 'static {
+        let jobs = self.jobs.clone();
+        move |tellings| drop(jobs.send(Job::Tell(tellings)))
+    }
+
+    pub fn reconfigure(&self, settings: Settings) {
+        let _ = self.jobs.send(Job::Settings(Box::new(settings)));
+    }
+
+    /// `rested` hears when what can be sent now is sent.
+    pub fn rest(&self, rested: Sender<()>) {
+        let _ = self.jobs.send(Job::Rest(rested));
+    }
+}
+
+/// What the id of a day's count of bans begins with.
+const BANS: &str = "bans-";
+
+struct Round {
+    way: Way,
+    settings: Settings,
+    desk: Desk,
+    poster: Option<Poster>,
+    done: Done,
+    bans: Option<BansOf>,
+    days_told: HashSet<String>,
+    has_lost: bool,
+}
+
+impl Round {
+    fn run(mut self, jobs: &Receiver<Job>) {
+        loop {
+            let mut resting = Vec::new();
+            match jobs.recv_timeout(self.patience()) {
+                Ok(job) => resting.extend(self.handle(job)),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            while let Ok(job) = jobs.try_recv() {
+                resting.extend(self.handle(job));
+            }
+            self.work();
+            for rested in resting {
+                let _ = rested.send(());
+            }
+        }
+    }
+
+    fn handle(&mut self, job: Job) -> Option<Sender<()>> {
+        match job {
+            Job::Tell(tellings) => self.take(tellings),
+            Job::Settings(settings) => self.settings = *settings,
+            Job::Rest(rested) => return Some(rested),
+        }
+        None
+    }
+
+    fn take(&mut self, tellings: Vec<Telling>) {
+        let lost = self.desk.add(tellings);
+        if !lost.is_empty() {
+            if !std::mem::replace(&mut self.has_lost, true) {
+                warn!("{}: more messages wait than there is room for; the oldest are given up", self.title());
+            }
+            (self.done)(ids(&lost), Outcome::GivenUp);
+        }
+    }
+
+    /// How long nothing is to be done.
+    fn patience(&self) -> Duration {
+        let now = now();
+        let wake = self.desk.wake(now, |way| self.span(way)).map_or(IDLE, |wake| wake.since(now));
+        let midnight = Duration::from_micros((DAY_MICROS - now.micros().rem_euclid(DAY_MICROS)).unsigned_abs()) + Duration::from_secs(1);
+        wake.min(midnight)
+    }
+
+    fn span(&self, way: Way) -> Duration {
+        if way == Way::Webhook { Duration::ZERO } else { self.settings.config.digest }
+    }
+
+    /// Sends what is due, until something fails.
+    fn work(&mut self) {
+        self.tell_bans();
+        loop {
+            let batch = self.desk.next(now(), |way| self.span(way));
+            if batch.is_empty() {
+                self.has_lost &= !self.desk.is_empty();
+                return;
+            }
+            let sent = match (&self.poster, batch.first()) {
+                (Some(poster), Some(telling)) => poster.post(telling, &self.settings),
+                _ => mail::send(&batch, &self.settings),
+            };
+            match sent {
+                Ok(()) => {
+                    if self.desk.failures() > 0 {
+                        info!("{}: messages go out again", self.title());
+                    }
+                    self.desk.done(&batch, now());
+                    (self.done)(ids(&batch), Outcome::Told);
+                }
+                Err(problem) => self.failed(&batch, &problem),
+            }
+        }
+    }
+
+    fn failed(&mut self, batch: &[Telling], problem: &str) {
+        if self.desk.failed(now()) {
+            warn!("{}: {problem}; it is tried again, and not told of again until it works", self.title());
+        }
+        let tries = match self.way {
+            Way::Mail => u32::MAX,
+            Way::Owner => TRIES_OF_OWNER,
+            Way::Webhook => TRIES_OF_WEBHOOK,
+        };
+        let failures = self.desk.failures();
+        // Beyond the first that was given up, each gets one try only, or a long queue would wait for days.
+        if failures >= tries {
+            self.desk.forget(batch);
+            (self.done)(ids(batch), Outcome::GivenUp);
+        }
+    }
+
+    /// Once a day: the bans of yesterday.
+    fn tell_bans(&mut self) {
+        let Some(bans) = self.bans.as_ref().filter(|_| self.settings.config.bans && self.way == Way::Mail) else { return };
+        let midnight = now().micros().div_euclid(DAY_MICROS) * DAY_MICROS;
+        let begin = Timestamp::from_micros(midnight - DAY_MICROS);
+        let day = begin.rfc3339().get(..10).unwrap_or_default().to_owned();
+        let id = format!("{BANS}{day}");
+        if self.days_told.contains(&id) {
+            return;
+        }
+        let counts = bans(begin, Timestamp::from_micros(midnight));
+        let text = text::bans_of_the_day(&counts, &day, &self.settings.host);
+        let message_id = format!("<{id}@{}>", self.settings.host);
+        let is_over = counts.is_empty() || mail::deliver(text, &self.settings.config.mail_to, &message_id, &self.settings).is_ok();
+        if is_over {
+            self.days_told.insert(id.clone());
+            (self.done)(vec![id], Outcome::Told);
+        }
+    }
+
+    fn title(&self) -> &'static str {
+        match self.way {
+            Way::Mail => "mail to the administrator",
+            Way::Owner => "mail to owners of accounts",
+            Way::Webhook => "the webhook",
+        }
+    }
+}
+
+fn now() -> Timestamp {
+    SystemTime::now().into()
+}
+
+fn ids(tellings: &[Telling]) -> Vec<String> {
+    tellings.iter().map(|telling| telling.id.clone()).collect()
+}
