@@ -5,9 +5,9 @@ use mailwarden::engine::decision::{Command, Reply, Verb};
 use mailwarden::engine::jail::Scope;
 use mailwarden::time::Timestamp;
 
-use crate::globe;
-use crate::host::Host;
-use crate::log::{DAY, HOUR, Log, MINUTE, SECOND, strangers};
+use crate::globe::{self, Dice};
+use crate::host::{Host, is_about};
+use crate::log::{Answer, DAY, HOUR, Log, MINUTE, SECOND, correspondent, strangers};
 use crate::people::{Clerk, mailing, midnight};
 use crate::thieves::{Owner, blast_from};
 
@@ -71,6 +71,31 @@ fn nothing_is_learned_while_the_score_is_above_alert() {
     host.wait_until(midnight(11) + 12 * HOUR);
     let usual = host.view(OWNER).usual_recipients_an_hour;
     assert!(usual <= before.usual_recipients_an_hour.max(20), "{usual} recipients an hour were {} before", before.usual_recipients_an_hour);
+}
+
+/// Above alert, and not yet held: two countries within minutes, and then a circular to 25 in place of one letter a day.
+#[test]
+fn no_volume_is_learned_above_alert() {
+    for countries in [&["CN", "RU"][..], &[]] {
+        let mut host = Host::shipped();
+        let mut log = Log::new(17);
+        for day in 0..10 {
+            let recipients = vec![(correspondent(&mut log.dice), Answer::Sent)];
+            log.mail(midnight(day) + 9 * HOUR, clerk().office, OWNER, recipients);
+        }
+        for (step, country) in countries.iter().enumerate() {
+            log.imap(midnight(10) + 2 * HOUR + step as i64 * 5 * MINUTE, globe::line(country, 7, 7), OWNER);
+        }
+        let recipients = strangers(&mut log.dice, 25, 0, 0);
+        log.mail(midnight(10) + 2 * HOUR + 8 * MINUTE, clerk().office, OWNER, recipients);
+        host.play(log);
+        assert_eq!((host.view(OWNER).score >= 40, host.stops()), (!countries.is_empty(), Vec::new()));
+        // The hour ends with the first message of another one.
+        let mut log = Log::new(18);
+        log.mail(midnight(11) + 9 * HOUR, clerk().office, OWNER, vec![(correspondent(&mut Dice(1)), Answer::Sent)]);
+        host.play(log);
+        assert_eq!(host.view(OWNER).usual_recipients_an_hour, if countries.is_empty() { 25 } else { 1 });
+    }
 }
 
 #[test]
@@ -179,4 +204,23 @@ fn a_stranger_in_ten_accounts_counts_against_all_ten() {
     assert_eq!(alerts.len(), 3, "{alerts:#?}");
     let entered = host.engine.accounts(Some(globe::line("VN", 5, 5)));
     assert_eq!(entered.len(), 10);
+}
+
+/// What the learning week only tells must not bind the weeks after it.
+#[test]
+fn whoever_was_only_watched_in_the_first_week_is_stopped_later() {
+    let mut host = Host::shipped();
+    let mut log = Log::new(15);
+    clerk().days(&mut log, 0..14);
+    steal(&mut log, midnight(4), globe::line("CN", 7, 7));
+    host.play(log);
+    assert_eq!(host.stops(), Vec::<String>::new());
+    let told = host.decisions.iter().find(|told| told.observed && told.verb == Verb::Lock && is_about(told, OWNER));
+    assert!(told.is_some(), "the first week tells what would be done");
+    let mut log = Log::new(16);
+    steal(&mut log, midnight(14), globe::line("RU", 7, 7));
+    let recipients = vec![(correspondent(&mut log.dice), Answer::Sent)];
+    log.mail(midnight(14) + HOUR, clerk().home, OWNER, recipients);
+    host.play(log);
+    assert!(host.stopped_at(OWNER).is_some(), "{:#?}", host.view(OWNER));
 }

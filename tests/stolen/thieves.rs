@@ -88,7 +88,7 @@ impl Owner {
 
 pub struct Kind {
     pub name: &'static str,
-    /// About twice of what leaked with twenty seeds.
+    /// Above the most that leaked with forty seeds.
     leak_max: u64,
     act: fn(&mut Log, &Owner) -> i64,
 }
@@ -101,7 +101,7 @@ pub const KINDS: [Kind; 9] = [
     Kind { name: "infected office PC", leak_max: 150, act: infected_pc },
     Kind { name: "mail theft", leak_max: 0, act: mail_theft },
     Kind { name: "guessed", leak_max: 30, act: guessed },
-    Kind { name: "newsletter from abroad", leak_max: 100, act: newsletter_abroad },
+    Kind { name: "newsletter from abroad", leak_max: 120, act: newsletter_abroad },
     Kind { name: "website", leak_max: 150, act: website },
 ];
 
