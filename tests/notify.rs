@@ -15,6 +15,7 @@ use mailwarden::config::{self, Notify};
 use mailwarden::engine::decision::{Cause, Subject, Verb};
 use mailwarden::engine::jail::Scope;
 use mailwarden::notify::{Courier, Notice, Outbox, Settings, Telling, Way};
+use mailwarden::time::Timestamp;
 use serde_json::Value;
 use support::{Host, wait_for};
 
@@ -196,7 +197,7 @@ fn dead_port() -> SocketAddr {
 fn a_jail_trips_and_mail_comes() {
     let sink = Sink::start();
     let host = &mut host(&to(&sink));
-    let jail = "[jail.inside]\non = \"auth-success\"\nkey = \"account\"\nmeasure = \"distinct network\"\nlimit = 3\nfindtime = \"1h\"\nthen = \"alert\"\n";
+    let jail = "[jail.inside]\non = \"auth-success\"\nkey = \"account\"\nmeasure = \"distinct network\"\nlimit = 3\nfindtime = \"1h\"\nthen = [\"alert\", \"lock\"]\n";
     fs::write(host.path("jail.d/inside.toml"), jail).unwrap();
     host.start();
     for n in 1..=3 {
@@ -204,7 +205,11 @@ fn a_jail_trips_and_mail_comes() {
             "<22>Nov 24 02:31:15 postfix/submission/smtpd[4711]: B4ECE9B03E{n}: client=unknown[203.0.{n}.9], sasl_method=PLAIN, sasl_username=anna@example.org"
         ));
     }
-    let mails = sink.wait(1);
+    let mut mails = sink.wait(2);
+    mails.sort_by_key(|mail| mail.header("Subject"));
+    let lock = &mails[1];
+    assert!(lock.header("Subject").ends_with(" would be locked: anna@example.org"), "{lock:?}");
+    assert!(lock.body().contains("mailwarden unlock anna@example.org"), "{}", lock.body());
     let mail = &mails[0];
     assert_eq!((mail.from.as_str(), &mail.to[..]), ("<>", &["<root@example.org>".to_owned()][..]));
     assert!(mail.header("Subject").ends_with(" alert: anna@example.org"), "{mail:?}");
@@ -326,6 +331,39 @@ fn the_owner_is_told_at_the_other_address() {
     let body = mails[0].body();
     assert!(body.contains("The mailbox anna@example.org"), "{body}");
     assert!(!body.contains("score") && !body.contains("a line of the log"), "{body}");
+}
+
+#[test]
+fn the_bans_of_yesterday_are_counted_once() {
+    let sink = Sink::start();
+    let smtp = config::Server { host: "127.0.0.1".to_owned(), port: sink.address.port() };
+    let config = Notify { mail_to: vec!["root@example.org".to_owned()], bans: true, smtp, ..Notify::default() };
+    let start = |outbox: Outbox| {
+        let (done, over) = channel();
+        let done = Box::new(move |ids: Vec<String>, _| drop(done.send(ids)));
+        let bans = Box::new(|begin: Timestamp, end: Timestamp| {
+            assert_eq!(end.since(begin), Duration::from_secs(86_400));
+            vec![("logins".to_owned(), 1_200), ("relay".to_owned(), 34)]
+        });
+        (Courier::start(Way::Mail, Settings::new(&config), outbox, done, Some(bans)).unwrap(), over)
+    };
+    let rest = |courier: &Courier| {
+        let (rested, receiver) = channel();
+        courier.rest(rested);
+        receiver.recv_timeout(Duration::from_secs(20)).unwrap();
+    };
+    let (courier, over) = start(Outbox::default());
+    rest(&courier);
+    let told = over.try_recv().unwrap();
+    assert!(told[0].starts_with("bans-20"), "{told:?}");
+    let mails = sink.mails();
+    assert!(mails[0].header("Subject").contains("1234 bans on 20"), "{mails:?}");
+    assert!(mails[0].body().contains("    1200  logins\r\n"), "{}", mails[0].body());
+    // Over a restart.
+    let (courier, over) = start(Outbox { told, ..Outbox::default() });
+    rest(&courier);
+    assert!(over.try_recv().is_err());
+    assert_eq!(sink.mails().len(), 1);
 }
 
 #[test]

@@ -79,7 +79,8 @@ impl Engine {
         self.hashes = hashes;
     }
 
-    pub(super) fn count(&mut self, event: &Event<'_>) {
+    /// `name`: the key of whoever answers for the event, where it is known already.
+    pub(super) fn count(&mut self, event: &Event<'_>, name: Option<u128>) {
         if !event.vouched {
             self.note_forgery(event);
             return;
@@ -88,7 +89,7 @@ impl Engine {
             return;
         }
         let stamp = self.at;
-        let mut facets = Facets::new(event, self.seed);
+        let mut facets = Facets::named(event, self.seed, name);
         self.count_facets(&mut facets, stamp, None);
         for _ in 0..FEEDBACK_MAX {
             let Some(feedback) = self.feedback.pop_front() else { break };

@@ -156,6 +156,13 @@ impl<'a> Facets<'a> {
         Facets { event, host: event.ip.map(Host::new), seed, account: None, submitter: None, hashed: None }
     }
 
+    /// As [`Facets::new`], with the key of the one name that the event has.
+    pub fn named(event: &'a Event<'a>, seed: Seed, name: Option<u128>) -> Self {
+        let account = name.filter(|_| event.account.is_some());
+        let submitter = name.filter(|_| event.submitter.is_some());
+        Facets { account, submitter, ..Facets::new(event, seed) }
+    }
+
     /// Where `key` stands in tables under the engine's secret. Most jails have the same key.
     pub fn hash(&mut self, key: u128) -> u64 {
         match self.hashed {

@@ -220,9 +220,9 @@ impl Engine {
         self.at = event.time.micros().clamp(self.now.saturating_sub(LATE_MICROS_MAX), self.now);
         self.totals.events += 1;
         self.tally.note(event, self.at);
-        let event = self.in_context(event);
-        self.count(&event);
-        self.learn(&event);
+        let context = self.in_context(event);
+        self.count(&context.event, context.key);
+        self.learn(&context);
     }
 
     /// Where addresses are looked up; at first nowhere is known.

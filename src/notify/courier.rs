@@ -50,6 +50,7 @@ impl Courier {
             bans,
             days_told: outbox.told.iter().filter(|id| id.starts_with(BANS)).cloned().collect(),
             has_lost: false,
+            is_failing: false,
         };
         round.take(outbox.waiting);
         std::thread::Builder::new().name(format!("tell-{way}")).spawn(move || round.run(&receiver))?;
@@ -84,6 +85,8 @@ struct Round {
     bans: Option<BansOf>,
     days_told: HashSet<String>,
     has_lost: bool,
+    /// The latest try failed, and the log says so.
+    is_failing: bool,
 }
 
 impl Round {
@@ -151,7 +154,7 @@ impl Round {
             };
             match sent {
                 Ok(()) => {
-                    if self.desk.failures() > 0 {
+                    if std::mem::take(&mut self.is_failing) {
                         info!("{}: messages go out again", self.title());
                     }
                     self.desk.done(&batch, now());
@@ -163,7 +166,8 @@ impl Round {
     }
 
     fn failed(&mut self, batch: &[Telling], problem: &str) {
-        if self.desk.failed(now()) {
+        let failures = self.desk.failed(now());
+        if !std::mem::replace(&mut self.is_failing, true) {
             warn!("{}: {problem}; it is tried again, and not told of again until it works", self.title());
         }
         let tries = match self.way {
@@ -171,10 +175,8 @@ impl Round {
             Way::Owner => TRIES_OF_OWNER,
             Way::Webhook => TRIES_OF_WEBHOOK,
         };
-        let failures = self.desk.failures();
-        // Beyond the first that was given up, each gets one try only, or a long queue would wait for days.
         if failures >= tries {
-            self.desk.forget(batch);
+            self.desk.give_up(batch);
             (self.done)(ids(batch), Outcome::GivenUp);
         }
     }

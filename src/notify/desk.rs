@@ -115,21 +115,22 @@ impl Desk {
         (self.failures, self.retry) = (0, None);
     }
 
-    /// Nobody took these; true when that has just begun.
-    pub fn failed(&mut self, now: Timestamp) -> bool {
+    /// Nobody took what [`Desk::next`] gave; how often in a row.
+    pub fn failed(&mut self, now: Timestamp) -> u32 {
         self.retry = Some(now + FIRST_RETRY.saturating_mul(1 << self.failures.min(16)).min(RETRY_MAX));
         self.failures = self.failures.saturating_add(1);
-        self.failures == 1
+        self.failures
     }
 
-    /// These will not be tried again.
-    pub fn forget(&mut self, over: &[Telling]) {
+    /// These will not be tried again; the next ones are not held up by them.
+    pub fn give_up(&mut self, over: &[Telling]) {
+        self.forget(over);
+        self.failures = 0;
+    }
+
+    fn forget(&mut self, over: &[Telling]) {
         let ids: HashSet<&str> = over.iter().map(|telling| telling.id.as_str()).collect();
         self.waiting.retain(|telling| !ids.contains(telling.id.as_str()));
-    }
-
-    pub fn failures(&self) -> u32 {
-        self.failures
     }
 
     pub fn is_empty(&self) -> bool {
@@ -193,15 +194,15 @@ mod tests {
     }
 
     #[test]
-    fn what_fails_is_tried_again_ever_more_rarely_and_told_of_once() {
+    fn what_fails_is_tried_again_ever_more_rarely() {
         let mut desk = Desk::new(&Outbox::default());
         let span = |_| SPAN;
         desk.add(vec![telling(1, Verb::Lock)]);
         let mut now = at(0);
         let mut waits = Vec::new();
-        for attempt in 0..12 {
+        for attempt in 1..=12 {
             assert_eq!(ids(&desk.next(now, span)), [1], "attempt {attempt}");
-            assert_eq!(desk.failed(now), attempt == 0);
+            assert_eq!(desk.failed(now), attempt);
             let wake = desk.wake(now, span).unwrap();
             waits.push(wake.since(now).as_secs());
             assert!(desk.next(now, span).is_empty());
@@ -209,7 +210,7 @@ mod tests {
         }
         assert_eq!(&waits[..9], [5, 10, 20, 40, 80, 160, 320, 640, 900]);
         desk.done(&desk.next(now, span), now);
-        assert!(desk.is_empty() && desk.failures() == 0);
+        assert!(desk.is_empty() && desk.failed(now) == 1);
     }
 
     #[test]

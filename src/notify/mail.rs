@@ -50,6 +50,10 @@ pub(super) fn send(tellings: &[Telling], settings: &Settings) -> Result<(), Stri
 }
 
 pub(super) fn deliver(text: Text, to: &[String], id: &str, settings: &Settings) -> Result<(), String> {
+    if to.is_empty() {
+        // Nobody is to be told any more, by a new configuration.
+        return Ok(());
+    }
     let message = build(text, to, id, settings)?;
     let (server, port) = (settings.config.smtp.host.as_str(), settings.config.smtp.port);
     let hello = if is_host_name(&settings.host) { ClientId::Domain(settings.host.clone()) } else { ClientId::default() };

@@ -226,6 +226,11 @@ impl History {
         self.networks.iter()
     }
 
+    #[cfg(test)]
+    pub fn heap_bytes(&self) -> usize {
+        (self.countries.capacity() + self.networks.capacity()) * size_of::<Visited>() + self.peaks.capacity() * size_of::<Peak>()
+    }
+
     pub fn encode(&self, out: &mut Vec<u8>) {
         for word in [self.first, self.last, self.hour.hour] {
             out.extend_from_slice(&word.to_le_bytes());

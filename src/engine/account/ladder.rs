@@ -49,6 +49,16 @@ pub(in crate::engine) struct Spent {
     domain: u128,
 }
 
+/// An event, and what was looked up for it.
+pub(in crate::engine) struct Context<'a> {
+    pub event: Event<'a>,
+    /// Of whoever answers for it, or whose login failed.
+    pub key: Option<u128>,
+    location: Option<(f32, f32)>,
+    /// It came from an address that is never banned.
+    is_ours: bool,
+}
+
 /// What a step of a jail says against a submitter.
 pub(in crate::engine) struct Sign<'a> {
     pub jail: &'a str,
@@ -60,34 +70,40 @@ pub(in crate::engine) struct Sign<'a> {
 
 impl Engine {
     /// The event with what is known about its account.
-    pub(in crate::engine) fn in_context<'a>(&self, event: &Event<'a>) -> Event<'a> {
+    pub(in crate::engine) fn in_context<'a>(&self, event: &Event<'a>) -> Context<'a> {
         let is_failure = event.kind == EventKind::AuthFailure && event.service != Service::Ssh;
         let name = if is_failure { event.account } else { submitter(event) };
-        let Some(name) = name else { return *event };
-        let record = self.submitters.get(self.submitters.key(name));
-        if is_failure && record.is_none() {
-            return *event;
-        }
-        let now = seconds(self.at);
-        let place = event.ip.filter(|_| needs_place(event)).map(|ip| (ip, self.geo.look(ip)));
-        let country = place.and_then(|(_, place)| place.users_country()).map(|country| u16::from_be_bytes(country.0));
-        let is_ours = event.ip.is_some_and(|ip| self.allow.find(Host::new(ip).subnet()).is_some());
-        let whence = match (place, record) {
-            // Webmail on this host, the operator's own office: who sits there cannot be told.
-            _ if is_ours => Whence { familiarity: Familiarity::Known, ..Whence::NOWHERE },
-            // Whoever has ever been let in from there may have a telephone there with an old password.
-            (Some((ip, _)), Some(record)) if is_failure && record.history.has_been_at(ip, now) => {
-                Whence { familiarity: Familiarity::Known, ..Whence::NOWHERE }
-            }
-            (Some((ip, place)), Some(record)) => {
-                let whence = record.history.whence(ip, country, now);
-                Whence { kilometres_per_hour: speed(record, place.users_location(), now), ..whence }
-            }
-            _ => Whence::NOWHERE,
+        let Some(name) = name else { return Context { event: *event, key: None, location: None, is_ours: false } };
+        let key = self.submitters.key(name);
+        let (record, now) = (self.submitters.get(key), seconds(self.at));
+        let mut context = Context { event: *event, key: Some(key), location: None, is_ours: false };
+        let Some(ip) = event.ip.filter(|_| needs_place(event) && (record.is_some() || !is_failure)) else {
+            context.event.besieged = record.is_some_and(|record| self.is_besieged(record, now));
+            return context;
         };
-        let besieged = record.is_some_and(|record| self.is_besieged(record, now));
-        let asn = place.and_then(|(_, place)| place.asn);
-        Event { whence, country, asn, besieged, ..*event }
+        context.event.besieged = record.is_some_and(|record| self.is_besieged(record, now));
+        context.is_ours = self.allow.find(Host::new(ip).subnet()).is_some();
+        // Webmail on this host, the operator's own office: who sits there cannot be told. And whoever has ever been let in from a
+        // place may have a telephone there with an old password.
+        if context.is_ours || is_failure && record.is_some_and(|record| record.history.has_been_at(ip, now)) {
+            context.event.whence.familiarity = Familiarity::Known;
+            return context;
+        }
+        if is_failure {
+            // Failures come in floods, and from where makes no difference.
+            context.event.whence.familiarity = Familiarity::NewNetwork;
+            return context;
+        }
+        let place = self.geo.look(ip);
+        let country = place.users_country().map(|country| u16::from_be_bytes(country.0));
+        context.location = place.users_location();
+        context.event.country = country;
+        context.event.asn = place.asn;
+        if let Some(record) = record {
+            let whence = record.history.whence(ip, country, now);
+            context.event.whence = Whence { kilometres_per_hour: speed(record, context.location, now), ..whence };
+        }
+        context
     }
 
     pub(in crate::engine) fn is_besieged(&self, record: &Record, now: u32) -> bool {
@@ -95,22 +111,21 @@ impl Engine {
     }
 
     /// What was seen becomes what is usual, unless much speaks against it.
-    pub(in crate::engine) fn learn(&mut self, event: &Event<'_>) {
-        let Some(name) = submitter(event) else { return };
+    pub(in crate::engine) fn learn(&mut self, context: &Context<'_>) {
+        let Context { event, key, location, is_ours } = context;
+        let (Some(name), Some(key)) = (submitter(event), *key) else { return };
         let (messages, recipients) = match event.kind {
             EventKind::Message => (1, 0),
             EventKind::Delivery if event.recipients > 0 => (0, event.recipients),
             EventKind::AuthSuccess => (0, 0),
             _ => return,
         };
-        self.note_history(seconds(self.at));
         let (now, micros, half_life, alert) = (seconds(self.at), self.at, self.risk.half_life, self.risk.alert);
-        let key = self.submitters.key(name);
-        let location = if event.kind == EventKind::Delivery { None } else { event.ip.and_then(|ip| self.geo.look(ip).users_location()) };
-        let is_ours = event.ip.is_some_and(|ip| self.allow.find(Host::new(ip).subnet()).is_some());
+        self.note_history(now);
+        let is_delivery = event.kind == EventKind::Delivery;
         self.submitters.update(key, name, micros, |record| {
             let is_frozen = record.risk.total(micros, half_life) >= alert || record.risk.rung >= Rung::Held;
-            if let Some(ip) = event.ip.filter(|_| needs_place(event) && event.kind != EventKind::Delivery && !is_ours) {
+            if let Some(ip) = event.ip.filter(|_| needs_place(event) && !is_delivery && !is_ours) {
                 if event.whence.familiarity >= Familiarity::NewNetwork {
                     record.stranger(Host::new(ip), now);
                 }
@@ -118,7 +133,7 @@ impl Engine {
                     record.history.visit(ip, event.country, now);
                 }
             }
-            if let Some((latitude, longitude)) = location {
+            if let Some((latitude, longitude)) = location.filter(|_| !is_delivery) {
                 record.last_location = Some((latitude, longitude, now));
             }
             if !is_frozen && messages + recipients > 0 {

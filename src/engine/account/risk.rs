@@ -170,6 +170,12 @@ impl Risk {
         self.rung = Rung::Quiet;
     }
 
+    #[cfg(test)]
+    pub fn heap_bytes(&self) -> usize {
+        let texts: usize = self.signals.iter().map(|signal| signal.jail.capacity() + signal.text.capacity()).sum();
+        self.signals.capacity() * size_of::<Signal>() + texts + self.locks.capacity() * size_of::<i64>()
+    }
+
     pub fn encode(&self, out: &mut Vec<u8>) {
         for points in self.points {
             out.extend_from_slice(&points.to_le_bytes());

@@ -214,6 +214,30 @@ mod tests {
         }
     }
 
+    /// Two kilobytes are what a submitter may take. One that was used for a year from five countries and a dozen networks, and
+    /// has four signs against it.
+    #[test]
+    fn a_submitter_takes_less_than_two_kilobytes() {
+        use super::super::risk::{Family, Signal};
+        let mut record = Record { name: b"firstname.lastname@customer.example".as_slice().into(), ..Record::default() };
+        let start = 20_000 * 86_400;
+        for day in 0..365u32 {
+            let (ip, country) = ([10, (day % 12) as u8, 0, 1].into(), Some((day % 5) as u16));
+            record.history.visit(ip, country, start + day * 86_400);
+            record.history.sent(1, 3, start + day * 86_400);
+        }
+        for number in 0..4u8 {
+            record.stranger(Host::new([192, 0, 2, number].into()), start);
+            let text = "12 recipients in 1h from a country new to the account (DE)".to_owned();
+            let jail = "outbound-from-new-country".to_owned();
+            record.risk.add(Signal { time: 1, jail, family: Family::Login, points: 15, text }, std::time::Duration::from_secs(3_600));
+        }
+        let own = size_of::<Submitter>() + size_of::<[u32; 4]>() + size_of::<Record>() + record.name.len();
+        let strangers = record.strangers.capacity() * size_of::<(u128, u32)>();
+        let total = own + strangers + record.history.heap_bytes() + record.risk.heap_bytes();
+        assert!(total <= 2_048, "{total} bytes");
+    }
+
     #[test]
     fn a_record_survives_being_written() {
         let mut record = Record { name: b"anna@example.org".as_slice().into(), besieged: 7, ..Record::default() };

@@ -18,13 +18,14 @@ const HOURS: i64 = 25;
 /// Submitters that an alert names.
 const NAMED: usize = 5;
 
+/// Recipients by submitter.
+type Counts = HashMap<Box<[u8]>, u64>;
+
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Tally {
-    /// The oldest first: number since 1970, and recipients by submitter.
-    hours: VecDeque<(i64, Recipients)>,
+    /// The oldest first, with their numbers since 1970.
+    hours: VecDeque<(i64, Counts)>,
 }
-
-type Recipients = HashMap<Box<[u8]>, u64>;
 
 /// What is known of an account beside its signs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,7 +48,7 @@ impl Tally {
         let hour = at.div_euclid(HOUR_MICROS);
         let newest = self.hours.back().map_or(hour, |(newest, _)| *newest);
         if hour > newest || self.hours.is_empty() {
-            self.hours.push_back((hour, HashMap::new()));
+            self.hours.push_back((hour, Counts::new()));
             self.hours.retain(|(other, _)| hour - other < HOURS);
         }
         // One that comes late counts for the running hour.
@@ -86,7 +87,7 @@ impl Tally {
         if named.is_empty() { String::new() } else { format!("; most sent outside within a day: {}", named.join(", ")) }
     }
 
-    fn within_a_day(&self, now: i64) -> impl Iterator<Item = &HashMap<Box<[u8]>, u64>> {
+    fn within_a_day(&self, now: i64) -> impl Iterator<Item = &Counts> {
         let hour = now.div_euclid(HOUR_MICROS);
         self.hours.iter().filter(move |(other, _)| hour - other < HOURS).map(|(_, counts)| counts)
     }
