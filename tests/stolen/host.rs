@@ -136,6 +136,18 @@ impl Host {
         self
     }
 
+    /// The daemon ends after a snapshot, and another one goes on from it.
+    pub fn restart(&mut self) {
+        let mut rows = Vec::new();
+        self.engine.begin_snapshot();
+        while !self.engine.next_slice(1_000, &mut rows) {}
+        let (bans, stopped) = (self.engine.bans().collect(), self.engine.stopped().collect());
+        self.engine = engine(&self.reader.config);
+        self.engine.restore(&rows);
+        self.engine.restore_bans(bans);
+        self.engine.restore_stopped(stopped);
+    }
+
     /// Time passes, and nothing is logged.
     pub fn wait_until(&mut self, at: i64) {
         let at = Timestamp::from_micros(at);
