@@ -1,0 +1,226 @@
+//! What is usual for an account, and who teaches it; what a lock leads to, and how it ends.
+
+use mailwarden::engine::account::Hindrance;
+use mailwarden::engine::decision::{Command, Reply, Verb};
+use mailwarden::engine::jail::Scope;
+use mailwarden::time::Timestamp;
+
+use crate::globe::{self, Dice};
+use crate::host::{Host, is_about};
+use crate::log::{Answer, DAY, HOUR, Log, MINUTE, SECOND, correspondent, strangers};
+use crate::people::{Clerk, mailing, midnight};
+use crate::thieves::{Owner, blast_from};
+
+const OWNER: &str = "owner@praxis.example";
+
+fn clerk() -> Clerk<'static> {
+    Clerk { account: OWNER, office: globe::line("DE", 11, 100), home: globe::line("DE", 31, 8) }
+}
+
+fn stolen() -> Owner {
+    Owner { account: OWNER.to_owned(), office: clerk().office }
+}
+
+fn steal(log: &mut Log, at: i64, ip: std::net::IpAddr) {
+    log.by = Some(OWNER.into());
+    let messages = mailing(&mut log.dice, 10, 20, 70, 10);
+    log.submit(at, ip, OWNER, messages, 20 * SECOND);
+    log.by = None;
+}
+
+/// The thief reads along from his VPN for two weeks, so that it is a place where the account is at home; then he sends.
+#[test]
+fn a_thief_who_first_makes_himself_at_home_is_stopped_all_the_same() {
+    let mut log = Log::new(1);
+    clerk().days(&mut log, 0..25);
+    let vpn = globe::line("NL", 200, 7);
+    for day in 8..23 {
+        for hour in [3, 13, 21] {
+            log.imap(midnight(day) + hour * HOUR, vpn, OWNER);
+        }
+    }
+    blast_from(&mut log, &stolen(), midnight(23) + 3 * HOUR, &[vpn], 60, 20);
+    let mut host = Host::shipped();
+    host.play(log);
+    assert!(host.stopped_at(OWNER).is_some_and(|at| at >= midnight(23)), "{:#?}", host.stops());
+    assert!(host.leaked(OWNER) <= 120, "{} leaked", host.leaked(OWNER));
+}
+
+/// While much speaks against an account, nothing that is done with it becomes usual: no place, no volume.
+#[test]
+fn nothing_is_learned_while_the_score_is_above_alert() {
+    let mut host = Host::shipped();
+    let mut log = Log::new(2);
+    clerk().days(&mut log, 0..10);
+    host.play(log);
+    let before = host.view(OWNER);
+
+    let mut log = Log::new(3);
+    for (step, country) in ["CN", "RU", "VN", "BR", "IN", "ID", "IR", "UA"].iter().enumerate() {
+        let at = midnight(10) + 2 * HOUR + step as i64 * 5 * MINUTE;
+        log.imap(at, globe::line(country, 7, 7), OWNER);
+    }
+    // From the usual place, and much of it: the account is above alert now.
+    let messages: Vec<_> = (0..10).map(|_| strangers(&mut log.dice, 20, 0, 0)).collect();
+    log.submit(midnight(10) + 3 * HOUR, clerk().office, OWNER, messages, SECOND);
+    host.play(log);
+    let after = host.view(OWNER);
+    // The first two were visits before anything was known.
+    assert!(after.networks <= before.networks + 2, "{} networks after {}", after.networks, before.networks);
+    assert!(after.countries.len() <= before.countries.len() + 2, "{:?}", after.countries);
+    host.wait_until(midnight(11) + 12 * HOUR);
+    let usual = host.view(OWNER).usual_recipients_an_hour;
+    assert!(usual <= before.usual_recipients_an_hour.max(20), "{usual} recipients an hour were {} before", before.usual_recipients_an_hour);
+}
+
+/// Above alert, and not yet held: two countries within minutes, and then a circular to 25 in place of one letter a day.
+#[test]
+fn no_volume_is_learned_above_alert() {
+    for countries in [&["CN", "RU"][..], &[]] {
+        let mut host = Host::shipped();
+        let mut log = Log::new(17);
+        for day in 0..10 {
+            let recipients = vec![(correspondent(&mut log.dice), Answer::Sent)];
+            log.mail(midnight(day) + 9 * HOUR, clerk().office, OWNER, recipients);
+        }
+        for (step, country) in countries.iter().enumerate() {
+            log.imap(midnight(10) + 2 * HOUR + step as i64 * 5 * MINUTE, globe::line(country, 7, 7), OWNER);
+        }
+        let recipients = strangers(&mut log.dice, 25, 0, 0);
+        log.mail(midnight(10) + 2 * HOUR + 8 * MINUTE, clerk().office, OWNER, recipients);
+        host.play(log);
+        assert_eq!((host.view(OWNER).score >= 40, host.stops()), (!countries.is_empty(), Vec::new()));
+        // The hour ends with the first message of another one.
+        let mut log = Log::new(18);
+        log.mail(midnight(11) + 9 * HOUR, clerk().office, OWNER, vec![(correspondent(&mut Dice(1)), Answer::Sent)]);
+        host.play(log);
+        assert_eq!(host.view(OWNER).usual_recipients_an_hour, if countries.is_empty() { 25 } else { 1 });
+    }
+}
+
+#[test]
+fn two_locks_within_a_month_end_and_the_third_does_not() {
+    let mut host = Host::shipped();
+    let mut log = Log::new(4);
+    clerk().days(&mut log, 0..9);
+    host.play(log);
+    for (number, day) in [9, 12, 15, 18].into_iter().enumerate() {
+        let mut log = Log::new(5 + number as u64);
+        let ip = globe::abroad(&mut log.dice);
+        steal(&mut log, midnight(day), ip);
+        host.play(log);
+        let locks: Vec<Timestamp> = host.told(OWNER, Verb::Lock).iter().map(|lock| lock.until).collect();
+        assert_eq!(locks.len(), number.min(2) + 1, "{:#?}", host.stops());
+        let until = locks[number.min(2)];
+        host.wait_until(midnight(day) + 2 * DAY);
+        if number < 2 {
+            assert!(until.micros() <= midnight(day) + DAY + HOUR && !host.is(OWNER, Hindrance::Locked));
+        } else {
+            assert!(until == Timestamp::NEVER && host.is(OWNER, Hindrance::Locked), "{until}");
+        }
+    }
+    // Only the operator lifts it, and everything begins anew.
+    assert_eq!(host.command(Command::Unlock { account: OWNER.to_owned() }), Reply::Done { changed: 1 });
+    assert!(!host.is(OWNER, Hindrance::Locked));
+}
+
+/// A lock runs out by itself, but not while strangers go on reading the mailbox.
+#[test]
+fn a_lock_lasts_while_strangers_still_use_the_account() {
+    let mut host = Host::shipped();
+    let mut log = Log::new(9);
+    clerk().days(&mut log, 0..9);
+    let ip = globe::line("RU", 7, 7);
+    steal(&mut log, midnight(9), ip);
+    for step in 1..60 {
+        log.imap(midnight(9) + step * 30 * MINUTE, globe::line("RU", 9, 9), OWNER);
+    }
+    host.play(log);
+    host.wait_until(midnight(10) + 2 * HOUR);
+    assert!(host.is(OWNER, Hindrance::Locked), "{:#?}", host.stops());
+}
+
+#[test]
+fn the_operators_unlock_settles_the_score() {
+    let mut host = Host::shipped();
+    let mut log = Log::new(10);
+    clerk().days(&mut log, 0..9);
+    let ip = globe::abroad(&mut log.dice);
+    steal(&mut log, midnight(9), ip);
+    host.play(log);
+    assert!(host.is(OWNER, Hindrance::Locked) && host.view(OWNER).score >= 100);
+    assert_eq!(host.command(Command::Unlock { account: OWNER.to_owned() }), Reply::Done { changed: 1 });
+    let view = host.view(OWNER);
+    assert!(view.score == 0 && view.families.is_empty() && view.strangers.is_empty(), "{view:#?}");
+    assert!(!view.signs.is_empty(), "the story stays");
+    let before = host.stops().len();
+    let mut log = Log::new(11);
+    clerk().days(&mut log, 9..12);
+    host.play(log);
+    assert_eq!(host.stops().len(), before, "{:#?}", host.stops());
+}
+
+/// What the thief came from is banned with the lock; an address from which others log in is not.
+#[test]
+fn a_thiefs_addresses_are_banned_and_a_shared_one_is_spared() {
+    let mut host = Host::shipped();
+    let mut log = Log::new(12);
+    clerk().days(&mut log, 0..9);
+    let (shared, own) = (globe::line("DE", 90, 90), globe::line("RU", 7, 7));
+    for number in 0..4u8 {
+        let account = format!("neighbour{number}@kanzlei.example");
+        Clerk { account: &account, office: shared, home: globe::line("DE", 91, u16::from(number)) }.days(&mut log, 0..9);
+    }
+    log.by = Some(OWNER.into());
+    let recipients = strangers(&mut log.dice, 1, 0, 0);
+    log.mail(midnight(9) - MINUTE, shared, OWNER, recipients);
+    log.by = None;
+    steal(&mut log, midnight(9), own);
+    host.play(log);
+    assert!(host.is(OWNER, Hindrance::Locked), "{:#?}", host.stops());
+    let bans: Vec<_> = host.engine.bans().filter(|ban| ban.jail == "risk").map(|ban| (ban.net.ip(), ban.scope)).collect();
+    assert_eq!(bans, [(own, Scope::Auth)]);
+}
+
+/// A list of stolen passwords: one stranger tries them all, and every account that let him in is told.
+#[test]
+fn a_stranger_in_ten_accounts_counts_against_all_ten() {
+    let mut host = Host::shipped();
+    let mut log = Log::new(14);
+    let names: Vec<String> = (0..10).map(|number| format!("desk{number}@dom{}.example", number % 4)).collect();
+    for (number, name) in names.iter().enumerate() {
+        let number = number as u16;
+        Clerk { account: name, office: globe::line("DE", 11, number), home: globe::line("DE", 31, number) }.days(&mut log, 0..9);
+        log.imap(midnight(9) + 3 * HOUR + i64::from(number) * MINUTE, globe::line("VN", 5, 5), name);
+    }
+    host.play(log);
+    for name in &names {
+        let view = host.view(name);
+        let signs: Vec<&str> = view.signs.iter().map(|sign| sign.jail.as_str()).collect();
+        assert!(signs.contains(&"credential-list"), "{name}: {signs:?}");
+        assert!(host.told(name, Verb::Lock).is_empty(), "{name}: nothing but logins");
+    }
+    let alerts: Vec<_> = host.decisions.iter().filter(|told| told.jail == "credential-list").collect();
+    assert_eq!(alerts.len(), 3, "{alerts:#?}");
+    let entered = host.engine.accounts(Some(globe::line("VN", 5, 5)));
+    assert_eq!(entered.len(), 10);
+}
+
+/// What the learning week only tells must not bind the weeks after it.
+#[test]
+fn whoever_was_only_watched_in_the_first_week_is_stopped_later() {
+    let mut host = Host::shipped();
+    let mut log = Log::new(15);
+    clerk().days(&mut log, 0..14);
+    steal(&mut log, midnight(4), globe::line("CN", 7, 7));
+    host.play(log);
+    assert_eq!(host.stops(), Vec::<String>::new());
+    let told = host.decisions.iter().find(|told| told.observed && told.verb == Verb::Lock && is_about(told, OWNER));
+    assert!(told.is_some(), "the first week tells what would be done");
+    let mut log = Log::new(16);
+    steal(&mut log, midnight(14), globe::line("RU", 7, 7));
+    let recipients = vec![(correspondent(&mut log.dice), Answer::Sent)];
+    log.mail(midnight(14) + HOUR, clerk().home, OWNER, recipients);
+    host.play(log);
+    assert!(host.stopped_at(OWNER).is_some(), "{:#?}", host.view(OWNER));
+}
