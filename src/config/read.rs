@@ -312,6 +312,18 @@ impl FromToml for Bantime {
     }
 }
 
+/// A duration that may be zero: not at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span(pub Duration);
+
+impl FromToml for Span {
+    const EXPECTED: &'static str = "a duration, or \"0s\"";
+    fn read(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        let is_zero = node.get_ref().as_str().is_some_and(|text| matches!(duration::parse_bantime(text), Ok(Some(Duration::ZERO))));
+        if is_zero { Some(Span(Duration::ZERO)) } else { Duration::read(node, reader).map(Span) }
+    }
+}
+
 impl FromToml for Duration {
     const EXPECTED: &'static str = "a duration";
     fn read(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
