@@ -141,6 +141,8 @@ fn old_logs_teach_what_is_usual() {
 #[test]
 fn an_account_has_a_story_and_a_place_in_the_list() {
     let mut host = Host::new("[risk]\nlearning = \"0s\"").with(&["--dry-run"]);
+    let jails = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("jail.d/40-accounts.toml");
+    std::fs::copy(jails, host.path("jail.d/40-accounts.toml")).unwrap();
     let (log, state, config) = (old_log(&host), host.path("state"), host.path(""));
     let [log, state, config] = [&log, &state, &config].map(|path| path.to_str().unwrap());
     host.ok(["learn", "--config", config, "--state-dir", state, log]);
