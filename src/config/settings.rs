@@ -141,7 +141,7 @@ pub(super) fn risk(raw: RawRisk, lowercase: bool, report: &mut Report) -> RiskRu
         locks_per_10_minutes: count(raw.locks_per_10_minutes, default.locks_per_10_minutes),
         locks_per_domain: count(raw.locks_per_domain, default.locks_per_domain),
         locks_per_day: count(raw.locks_per_day, default.locks_per_day),
-        learning: value_or(raw.learning, default.learning),
+        learning: raw.learning.map_or(default.learning, |at| at.value.0),
         protected: names(raw.protected, lowercase, report),
         bulk: names(raw.bulk, lowercase, report),
         system_users: raw.system_users.map_or(default.system_users, |list| unplaced(list.value.0)),
