@@ -516,6 +516,16 @@ fn who_is_told_is_checked() {
 }
 
 #[test]
+fn accounts_can_be_acted_on_without_a_time_of_learning() {
+    let learning = |main: &str| load_main(main).risk.learning;
+    assert_eq!(learning("[risk]\nlearning = \"0s\"\n"), Duration::ZERO);
+    assert_eq!(learning("[risk]\nlearning = \"2d\"\n"), Duration::from_secs(172_800));
+    assert_eq!(learning(""), Duration::from_secs(604_800));
+    check_main("[risk]\nlearning = -1\n", &["2:12: only a ban can last for ever"]);
+    check_main("[risk]\nlock_time = 0\n", &["2:13: a duration of zero"]);
+}
+
+#[test]
 fn owners_are_told_elsewhere_or_not_at_all() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("owners");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 
 use super::jails::Draft;
-use super::read::{Bantime, FromText, FromToml, Many, Named, Negatable, Node, Reader, Span, Wrong, raw, word};
+use super::read::{Bantime, FromText, FromToml, Many, Named, Negatable, Node, NoneOrLonger, Reader, Wrong, raw, word};
 use super::settings::{LogLevel, LogTarget};
 use super::sources::{Begin, Kind};
 use crate::enforce::nft::Feature;
@@ -102,7 +102,7 @@ raw! {
         locks_per_domain: u32 = "locks_per_domain",
         locks_per_day: u32 = "locks_per_day",
         bulk: Many<AccountPattern> = "bulk",
-        learning: Span = "learning",
+        learning: NoneOrLonger = "learning",
         protected: Many<AccountPattern> = "protected",
         system_users: Many<u32> = "system_users",
     }

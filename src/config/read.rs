@@ -49,6 +49,10 @@ pub struct Negatable<T> {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bantime(pub Option<Duration>);
 
+/// A time that may be none at all: zero.
+#[derive(Clone, Copy, Debug)]
+pub struct NoneOrLonger(pub Duration);
+
 /// What is wrong with a text.
 #[derive(Clone, Debug, Default)]
 pub struct Wrong {
@@ -299,28 +303,30 @@ impl FromToml for f64 {
 impl FromToml for Bantime {
     const EXPECTED: &'static str = "a duration";
     fn read(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
-        let parsed = match node.get_ref() {
-            DeValue::Integer(integer) => duration::parse_bantime(&integer.to_string()),
-            DeValue::String(text) => duration::parse_bantime(text),
-            _ => return reader.wrong_type(node, "a duration such as \"10m\""),
-        };
-        match parsed {
-            Ok(Some(Duration::ZERO)) => reader.error(node, Wrong::new("a duration of zero")),
-            Ok(span) => Some(Bantime(span)),
-            Err(message) => reader.error(node, Wrong::new(message).help(duration::FORM)),
+        match any_duration(node, reader)? {
+            Some(Duration::ZERO) => reader.error(node, Wrong::new("a duration of zero")),
+            span => Some(Bantime(span)),
         }
     }
 }
 
-/// A duration that may be zero: not at all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span(pub Duration);
+/// `None` inside: for ever.
+fn any_duration(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Option<Duration>> {
+    let parsed = match node.get_ref() {
+        DeValue::Integer(integer) => duration::parse_bantime(&integer.to_string()),
+        DeValue::String(text) => duration::parse_bantime(text),
+        _ => return reader.wrong_type(node, "a duration such as \"10m\""),
+    };
+    parsed.map_or_else(|message| reader.error(node, Wrong::new(message).help(duration::FORM)), Some)
+}
 
-impl FromToml for Span {
-    const EXPECTED: &'static str = "a duration, or \"0s\"";
+impl FromToml for NoneOrLonger {
+    const EXPECTED: &'static str = "a duration";
     fn read(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
-        let is_zero = node.get_ref().as_str().is_some_and(|text| matches!(duration::parse_bantime(text), Ok(Some(Duration::ZERO))));
-        if is_zero { Some(Span(Duration::ZERO)) } else { Duration::read(node, reader).map(Span) }
+        match any_duration(node, reader)? {
+            Some(span) => Some(NoneOrLonger(span)),
+            None => reader.error(node, Wrong::new("only a ban can last for ever").help(duration::FORM)),
+        }
     }
 }
 

@@ -159,6 +159,9 @@ impl Stopping {
         mail.sort_by(|one, other| (one.arrival, &one.queue_id).cmp(&(other.arrival, &other.queue_id)));
         mail.truncate(count);
         parked.retain(|queue_id, _| mail.iter().all(|mail| mail.queue_id != *queue_id));
+        if parked.is_empty() {
+            self.parked.remove(account);
+        }
         self.let_go.entry(account.to_owned()).or_default().extend(mail.iter().map(|mail| mail.queue_id.clone()));
         Errand::more_mail(Verb::Release, account, stop, now, &mail)
     }
