@@ -76,10 +76,11 @@ impl Standings {
         ends.chain(holds.map(|(_, stop)| next_reminder(stop.since.micros(), self.reminded))).min()
     }
 
-    /// Holds of which somebody is to be reminded now.
+    /// Holds of which somebody is to be reminded now: a locked account has been decided on.
     fn take_reminders(&mut self, now: i64) -> Vec<Stopped> {
         let is_due = |stop: &Stop| next_reminder(stop.since.micros(), self.reminded) <= now;
-        let due = self.iter().filter(|stopped| stopped.hindrance == Hindrance::Held && is_due(&stopped.stop)).collect();
+        let is_open = |stopped: &Stopped| stopped.hindrance == Hindrance::Held && self.get(&stopped.name, Hindrance::Locked).is_none();
+        let due = self.iter().filter(|stopped| is_open(stopped) && is_due(&stopped.stop)).collect();
         self.reminded = now;
         due
     }
