@@ -67,6 +67,7 @@ fn jail(name: &str, findtime_seconds: u64) -> Jail {
         steps: vec![Step { limit: 6, score: 0, then: vec![Action::Ban] }],
         min: 0,
         operators: 0,
+        max: 100,
         family: Family::Login,
         ban: BanSpec { bantime: Some(Duration::from_secs(3_600)), scope: Scope::Auth },
         forgive: true,

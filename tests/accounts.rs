@@ -87,3 +87,81 @@ fn stops_outlive_a_kill_and_end_in_time() {
     assert_eq!(locks(&host).len(), 2);
     assert_eq!(host.log().matches("unlock bob@example.org").count(), 1);
 }
+
+/// Ten days of one login and one message a day, the last of them yesterday.
+fn old_log(host: &Host) -> std::path::PathBuf {
+    let path = host.path("old.log");
+    let now = jiff::Timestamp::now();
+    let mut text = String::new();
+    for day in (1..=10).rev() {
+        let at = now - jiff::SignedDuration::from_hours(24 * day);
+        let mut put = |tag: &str, message: &str| text.push_str(&format!("{at} mail {tag}: {message}\n"));
+        put(
+            "dovecot",
+            "imap-login: Login: user=<anna@example.org>, method=PLAIN, rip=192.0.2.7, lip=198.51.100.1, mpid=1, TLS, session=<x>",
+        );
+        let id = format!("4F{day:02}C1B9A3");
+        put("postfix/submission/smtpd[1]", &format!("{id}: client=x[192.0.2.7], sasl_method=PLAIN, sasl_username=anna@example.org"));
+        put("postfix/qmgr[1]", &format!("{id}: from=<anna@example.org>, size=900, nrcpt=1 (queue active)"));
+        put(
+            "postfix/smtp[1]",
+            &format!(
+                "{id}: to=<b@example.net>, relay=mx.example.net[203.0.113.9]:25, delay=1, delays=0/0/0/1, dsn=2.0.0, status=sent (250 ok)"
+            ),
+        );
+        put("postfix/qmgr[1]", &format!("{id}: removed"));
+    }
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
+fn old_logs_teach_what_is_usual() {
+    let host = Host::new("");
+    let (log, state, config) = (old_log(&host), host.path("state"), host.path(""));
+    let [log, state, config] = [&log, &state, &config].map(|path| path.to_str().unwrap());
+    let learn = ["learn", "--config", config, "--state-dir", state, log];
+    let said = host.ok(learn);
+    assert!(said.contains("learned from 50 lines") && said.contains("1 submitters"), "{said}");
+    // The same lines again change nothing that matters, and no line at all is a mistake.
+    assert!(host.ok(learn).contains("1 submitters"));
+    assert_eq!(host.tool(["learn", "--config", config, "--state-dir", state, "/dev/null"]).status.code(), Some(1));
+    let mut host = host.with(&["--dry-run"]);
+    host.start();
+    let why: Value = serde_json::from_str(&host.ok(["why", "anna@example.org", "--json"])).unwrap();
+    assert_eq!((&why["account"]["networks"], &why["account"]["usual_recipients_an_hour"]), (&1.into(), &1.into()), "{why}");
+    let status = host.status();
+    assert!(status["engine"]["accounts_since"].as_str().is_some(), "{status}");
+    // While the daemon owns the state nobody else writes it.
+    let refused = host.tool(learn);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("systemctl stop mailwardend"));
+}
+
+#[test]
+fn an_account_has_a_story_and_a_place_in_the_list() {
+    let mut host = Host::new("[risk]\nlearning = \"0s\"").with(&["--dry-run"]);
+    let jails = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("jail.d/40-accounts.toml");
+    std::fs::copy(jails, host.path("jail.d/40-accounts.toml")).unwrap();
+    let (log, state, config) = (old_log(&host), host.path("state"), host.path(""));
+    let [log, state, config] = [&log, &state, &config].map(|path| path.to_str().unwrap());
+    host.ok(["learn", "--config", config, "--state-dir", state, log]);
+    host.start();
+    assert_eq!(host.ok(["accounts"]).trim(), "nothing speaks against any account");
+    for number in 0..4 {
+        host.send(format!("<22>Nov 24 02:31:15 postfix/submission/smtpd[1]: 5A{number}1C2D3E: client=x[203.0.113.66], sasl_method=LOGIN, sasl_username=anna@example.org"));
+        host.send(format!(
+            "<22>Nov 24 02:31:15 postfix/qmgr[1]: 5A{number}1C2D3E: from=<anna@example.org>, size=900, nrcpt=40 (queue active)"
+        ));
+    }
+    wait_for("anna is in the list", || host.ok(["accounts"]).contains("anna@example.org"));
+    let line: Value = serde_json::from_str(host.ok(["accounts", "--json"]).lines().next().unwrap()).unwrap();
+    assert_eq!((&line["account"], &line["strangers"][0]), (&"anna@example.org".into(), &"203.0.113.66".into()), "{line}");
+    assert!(host.ok(["accounts", "--exposed", "203.0.113.66"]).contains("anna@example.org"));
+    assert!(host.ok(["accounts", "--exposed", "203.0.113.67"]).contains("no account is known"));
+    let why = host.ok(["why", "anna@example.org"]);
+    assert!(
+        why.contains("from a network new to the account") && why.contains("Used from addresses that are strange to it: 203.0.113.66"),
+        "{why}"
+    );
+}

@@ -283,6 +283,7 @@ fn config() -> EngineConfig {
         steps: step(6, Action::Ban),
         min: 0,
         operators: 0,
+        max: 100,
         family: Family::Login,
         ban: spec(1, Scope::Auth),
         forgive: true,

@@ -6,8 +6,8 @@
 
 #[path = "stolen/budget.rs"]
 mod budget;
-#[path = "stolen/doubts.rs"]
-mod doubts;
+#[path = "stolen/edges.rs"]
+mod edges;
 #[path = "stolen/globe.rs"]
 mod globe;
 #[path = "stolen/history.rs"]

@@ -18,19 +18,25 @@ pub(super) struct Args {
     /// Old logs, in any order, also packed (.gz, .xz, .zst)
     #[arg(required = true)]
     files: Vec<PathBuf>,
+    /// The daemon's state [default: the configuration's, /var/lib/mailwarden]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
 }
 
 pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
     // Two writers of one state would undo each other's work.
     if Client::connect(&global.socket).is_ok() {
-        eprintln!("mailwarden: the daemon is running and owns the state: stop it first (systemctl stop mailwarden), learn, start it again");
+        eprintln!(
+            "mailwarden: the daemon is running and owns the state: stop it first (systemctl stop mailwardend), learn, start it again"
+        );
         return ExitCode::from(FAILED);
     }
     let setup = match Setup::load(global.config.as_deref()) {
         Ok(setup) => setup,
         Err(code) => return code,
     };
-    match learn(&setup, &args.files) {
+    let directory = args.state_dir.clone().unwrap_or_else(|| setup.config.state.dir.clone());
+    match learn(&setup, &args.files, &directory) {
         Ok(sentence) => {
             println!("{sentence}");
             ExitCode::SUCCESS
@@ -48,17 +54,16 @@ enum Failure {
     Because(String),
 }
 
-fn learn(setup: &Setup, files: &[PathBuf]) -> Result<String, Failure> {
-    let directory = setup.config.state.dir.clone();
+fn learn(setup: &Setup, files: &[PathBuf], directory: &Path) -> Result<String, Failure> {
     let now = Timestamp::from(SystemTime::now());
-    let (store, loaded) = Store::open(&directory, now).map_err(|error| Failure::Because(error.to_string()))?;
+    let (store, loaded) = Store::open(directory, now).map_err(|error| Failure::Because(error.to_string()))?;
     if let Some(problem) = store.health().problem() {
         return Err(Failure::Because(format!("the state in {} cannot be written: {problem}", directory.display())));
     }
     let mut known: Vec<SnapshotRow> = Vec::new();
     let keep = |table, key, value: &[u8]| known.push(SnapshotRow { table, key, value: value.to_vec() });
     loaded.windows.read(keep).map_err(|error| Failure::Because(error.to_string()))?;
-    let seed = crate::daemon::secret(&directory);
+    let seed = crate::daemon::secret(directory);
     let make = |now| {
         let mut engine = Engine::new(EngineConfig { seed, persist: true, enforced: false, ..EngineConfig::from(&setup.config) }, now);
         engine.set_geo(Arc::new(setup.geo.clone()));
@@ -75,7 +80,7 @@ fn learn(setup: &Setup, files: &[PathBuf]) -> Result<String, Failure> {
     }
     store.flush().map_err(|error| Failure::Because(error.to_string()))?;
     drop(store);
-    give_to_owner(&directory);
+    give_to_owner(directory);
     let since = status.accounts_since.as_deref().map_or_else(|| "nowhere".to_owned(), super::table::local_time);
     Ok(format!(
         "learned from {lines} lines, up to {until}: {} submitters and {} addresses, with history since {since}; in {}",

@@ -153,6 +153,7 @@ impl Resolver<'_> {
             steps,
             min: value_or(raw.min, 0),
             operators: value_or(raw.operators, 0),
+            max: value_or(raw.max, 100),
             family: raw.family.map_or_else(|| on_family, |family| family.value),
             ban: BanSpec { bantime: raw.bantime.map_or(Some(DEFAULT_BANTIME), |At { value: Bantime(span), .. }| span), scope },
             forgive: raw.forgive.is_some_and(|forgive| forgive.value == Forgive::AuthSuccess),

@@ -230,6 +230,7 @@ raw! {
         limit: Limit = "limit" | "maxretry",
         min: u64 = "min",
         operators: u32 = "operators",
+        max: u64 = "max",
         findtime: Duration = "findtime",
         window: Window = "window",
         then: Many<Action> = "then",

@@ -36,6 +36,8 @@ pub struct Jail {
     pub min: u64,
     /// A `ratio` counts only where so many different providers refused.
     pub operators: u32,
+    /// A `ratio` above this, in percent, says nothing.
+    pub max: u64,
     /// Of which kind a sign its score is.
     pub family: Family,
     pub ban: BanSpec,

@@ -120,6 +120,13 @@ impl Known {
         self.hosts.get(host.key()).map_or(Standing::default(), |known| known.standing(seconds(now)))
     }
 
+    /// Whether accounts other than this one have logged in from there within a week.
+    pub fn is_good_for_others(&self, host: Host, account: u128, now: i64) -> bool {
+        let now = seconds(now);
+        let is_other = |(known, stamp): &(u32, u32)| *known != account as u32 && within(*stamp, now, SHARED_SECONDS);
+        self.hosts.get(host.key()).is_some_and(|known| known.accounts.iter().any(is_other))
+    }
+
     pub fn facts(&self, host: Host, now: i64) -> Option<KnownFacts> {
         let known = self.hosts.get(host.key())?;
         let now = seconds(now);

@@ -37,6 +37,7 @@ pub struct Group {
     sharers: u8,
     min: u64,
     operators: u32,
+    max: u64,
 }
 
 /// One jail of a group.
@@ -126,6 +127,7 @@ impl Group {
         let sharers = rules.iter().fold(0, |bits, rule| bits | 1 << rule.slot);
         let min = rules.iter().map(|rule| rule.jail.min).max().unwrap_or(0);
         let operators = rules.iter().map(|rule| rule.jail.operators).max().unwrap_or(0);
+        let max = rules.iter().map(|rule| rule.jail.max).max().unwrap_or(100);
         let counted = 0;
         Some(Group {
             id,
@@ -143,6 +145,7 @@ impl Group {
             sharers,
             min,
             operators,
+            max,
         })
     }
 
@@ -232,8 +235,8 @@ impl Group {
         let horizon = self.rules.iter().map(|rule| rule.span.cutoff(now)).min().unwrap_or(now);
         let (need, sharers) = (self.need, self.sharers);
         let group = if let Measure::Distinct(of) = self.measure { of.group() } else { Same::Name };
-        let (min, operators) = (self.min, self.operators);
-        Terms { now, horizon, need, sharers, group, min, operators }
+        let (min, operators, max) = (self.min, self.operators, self.max);
+        Terms { now, horizon, need, sharers, group, min, operators, max }
     }
 }
 

@@ -258,6 +258,7 @@ impl Widening {
             group: super::measure::Group::Name,
             min: 0,
             operators: 0,
+            max: 100,
         }
     }
 

@@ -37,7 +37,7 @@ const FIXED: [(Fixed, &str); 5] = [
     (Fixed::Widening, "widening"),
     (Fixed::Submitters, "submitters"),
 ];
-/// The clock and the bans made at that moment (key 0), since when accounts are known (key 1), and the names of the jails of each group (key: its id).
+/// The clock and the bans made at that moment (key 0), since when accounts are known (key 1), the locks of a day (key 2), and the names of the jails of each group (key: its id).
 const ABOUT: &str = "about";
 
 impl Engine {
@@ -47,7 +47,8 @@ impl Engine {
             return;
         }
         let about = |key, value| SnapshotRow { table: table_id(ABOUT), key, value };
-        let mut ready = VecDeque::from([about(0, self.moment()), about(1, self.accounts_since.to_le_bytes().to_vec())]);
+        let mut ready =
+            VecDeque::from([about(0, self.moment()), about(1, self.accounts_since.to_le_bytes().to_vec()), about(2, self.encode_budget())]);
         ready.extend(self.groups.iter().map(|group| about(u128::from(group.id), group.names().into_bytes())));
         for group in &mut self.groups {
             group.windows.freeze();
@@ -118,6 +119,9 @@ impl Engine {
             rows.iter().filter(|row| row.table == table_id(ABOUT)).map(|row| (row.key, row.value.as_slice())).collect();
         if let Some(moment) = about.get(&0) {
             self.resume_at(moment);
+        }
+        if let Some(spent) = about.get(&2) {
+            self.restore_budget(spent);
         }
         if let Some(since) = about.get(&1).and_then(|since| Reader(since).u32()).filter(|since| *since > 0) {
             self.accounts_since = since;

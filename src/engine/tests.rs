@@ -30,6 +30,7 @@ fn jail(name: &str) -> Jail {
         steps: vec![step(6, Action::Ban)],
         min: 0,
         operators: 0,
+        max: 100,
         family: super::account::Family::Login,
         ban: BanSpec { bantime: Some(Duration::from_secs(3_600)), scope: Scope::Auth },
         forgive: false,

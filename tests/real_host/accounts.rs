@@ -303,7 +303,9 @@ fn a_thief_is_stopped_everywhere_and_let_in_again() {
         assert_eq!(fs::read_to_string(format!("{ROOT}/etc/dovecot-deny")).unwrap(), "");
         assert_eq!(queued("hold"), 1, "an unlock lets no mail go");
         let left = host.warden().ask(&["list", "locks"]);
-        assert_eq!((left.len(), &left[0]["verb"], &left[0]["parked"]), (1, &"parked".into(), &1.into()));
+        // The message that was refused had a queue id by then, and may be counted as well.
+        assert_eq!((left.len(), &left[0]["verb"]), (1, &"parked".into()));
+        assert!(left[0]["parked"].as_u64().is_some_and(|parked| (1..=2).contains(&parked)), "{left:?}");
         fs::remove_file(format!("{ROOT}/mail/slow")).unwrap();
         host.warden().ask(&["release", "anna"]);
         let arrived = || fs::read_dir(format!("{ROOT}/mail/slow/new")).is_ok_and(|mut mails| mails.next().is_some());

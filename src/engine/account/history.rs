@@ -75,7 +75,7 @@ pub fn network(ip: IpAddr) -> u32 {
 
 impl Visited {
     fn is_settled(&self, founded: u32, now: u32) -> bool {
-        let is_founding = self.first.saturating_sub(founded) < FOUNDING_SECONDS;
+        let is_founding = self.days > 0 && self.first.saturating_sub(founded) < FOUNDING_SECONDS;
         is_founding || self.days >= SETTLED_DAYS && now.saturating_sub(self.first) >= SETTLED_SECONDS
     }
 }
@@ -84,17 +84,17 @@ fn find(list: &[Visited], place: u32, now: u32) -> Option<&Visited> {
     list.iter().find(|seen| seen.place == place && now.saturating_sub(seen.last) < FORGOTTEN_SECONDS)
 }
 
-fn visit(list: &mut Vec<Visited>, place: u32, now: u32, max: usize, founded: u32) {
+fn visit(list: &mut Vec<Visited>, place: u32, now: u32, max: usize, founded: u32, counts: bool) {
     if let Some(seen) = list.iter_mut().find(|seen| seen.place == place) {
         if now.saturating_sub(seen.last) >= FORGOTTEN_SECONDS {
-            *seen = Visited { place, first: now, last: now, days: 1 };
+            *seen = Visited { place, first: now, last: now, days: u8::from(counts) };
         } else {
-            seen.days = seen.days.saturating_add(u8::from(seen.last / DAY != now / DAY));
+            seen.days = seen.days.saturating_add(u8::from(counts && (seen.last / DAY != now / DAY || seen.days == 0)));
             seen.last = seen.last.max(now);
         }
         return;
     }
-    let new = Visited { place, first: now, last: now, days: 1 };
+    let new = Visited { place, first: now, last: now, days: u8::from(counts) };
     if list.len() < max {
         list.push(new);
         return;
@@ -141,13 +141,13 @@ impl History {
         find(&self.networks, network(ip), now).is_some()
     }
 
-    /// A login or message came from there.
-    pub fn visit(&mut self, ip: IpAddr, country: Option<u16>, now: u32) {
+    /// A login or message came from there. Where it does not count, it is no longer new, but comes no nearer to being settled.
+    pub fn visit(&mut self, ip: IpAddr, country: Option<u16>, now: u32, counts: bool) {
         self.begin(now);
         let founded = self.first;
-        visit(&mut self.networks, network(ip), now, NETWORKS, founded);
+        visit(&mut self.networks, network(ip), now, NETWORKS, founded, counts);
         if let Some(country) = country {
-            visit(&mut self.countries, u32::from(country), now, COUNTRIES, founded);
+            visit(&mut self.countries, u32::from(country), now, COUNTRIES, founded, counts);
         }
         let hour = (now / HOUR % 24) as usize;
         if self.hours.get(hour) == Some(&u8::MAX) {
@@ -293,7 +293,7 @@ mod tests {
     fn at_home(days: u32) -> History {
         let mut history = History::default();
         for day in 0..days {
-            history.visit(ip("192.0.2.7"), DE, START + day * DAY);
+            history.visit(ip("192.0.2.7"), DE, START + day * DAY, true);
         }
         history
     }
@@ -311,7 +311,7 @@ mod tests {
         let familiarity = |history: &History, day: u32| history.whence(ip("198.51.100.1"), FR, begin + day * DAY).familiarity;
         assert_eq!(familiarity(&history, 0), Familiarity::NewCountry);
         for day in [0, 1, 2, 6] {
-            history.visit(ip("198.51.100.1"), FR, begin + day * DAY);
+            history.visit(ip("198.51.100.1"), FR, begin + day * DAY, true);
             assert_eq!(familiarity(&history, day), Familiarity::NewCountry, "day {day}");
         }
         assert_eq!(familiarity(&history, 7), Familiarity::Known);
@@ -326,7 +326,7 @@ mod tests {
         let mut history = at_home(10);
         let begin = START + 10 * DAY;
         for net in 0..200u8 {
-            history.visit(IpAddr::from([10, net, 0, 1]), Some(u16::from(net) + 10), begin + u32::from(net));
+            history.visit(IpAddr::from([10, net, 0, 1]), Some(u16::from(net) + 10), begin + u32::from(net), true);
         }
         assert_eq!(history.whence(ip("192.0.2.9"), DE, begin + 1_000).familiarity, Familiarity::Known);
         assert!(history.networks.len() <= NETWORKS && history.countries.len() <= COUNTRIES);
@@ -349,7 +349,7 @@ mod tests {
     #[test]
     fn history_survives_being_written() {
         let mut history = at_home(5);
-        history.visit(ip("2001:db8::1"), FR, START + 6 * DAY);
+        history.visit(ip("2001:db8::1"), FR, START + 6 * DAY, true);
         history.sent(2, 9, START + 6 * DAY);
         history.sent(2, 9, START + 7 * DAY);
         let mut bytes = Vec::new();

@@ -10,6 +10,7 @@ use crate::engine::decision::{Cause, Decision, Subject, Verb};
 use crate::engine::jail::Scope;
 use crate::engine::key::{Host, domain};
 use crate::engine::known::seconds;
+use crate::engine::snapshot::Reader;
 use crate::engine::verdict::end;
 use crate::event::{Event, EventKind, Familiarity, Service, Whence};
 use crate::limits;
@@ -35,6 +36,8 @@ const SYSTEM_UID_MAX: u32 = 999;
 const RISK: &str = "risk";
 /// Points of the login family that make an account look like it is in other hands.
 const STRANGE_POINTS_MIN: f64 = 30.0;
+/// Points that say that there is mail worth a look.
+const MAIL_POINTS_MIN: f64 = 10.0;
 /// Points of the delivery family from which a list is not just old.
 const BOUNCING_POINTS_MIN: f64 = 35.0;
 /// Two log-ins closer together than this are not a journey: the clocks of servers differ.
@@ -126,11 +129,10 @@ impl Engine {
             let is_frozen = record.risk.total(micros, half_life) >= alert || record.risk.rung >= Rung::Held;
             if let Some(ip) = event.ip.filter(|_| needs_place(event) && !is_delivery && !is_ours) {
                 if event.whence.familiarity >= Familiarity::NewNetwork {
-                    record.stranger(Host::new(ip), now);
+                    let is_grave = event.kind == EventKind::Message || event.whence.familiarity == Familiarity::NewCountry;
+                    record.stranger(Host::new(ip), now, is_grave);
                 }
-                if !is_frozen {
-                    record.history.visit(ip, event.country, now);
-                }
+                record.history.visit(ip, event.country, now, !is_frozen);
             }
             if let Some((latitude, longitude)) = location.filter(|_| !is_delivery) {
                 record.last_location = Some((latitude, longitude, now));
@@ -337,7 +339,8 @@ impl Engine {
                     record.risk.locks.push(now);
                 }
                 let recent = |last: u32| seconds(now).saturating_sub(last) < STRANGER_SECONDS;
-                let strangers: Vec<u128> = record.strangers.iter().filter(|(_, last)| recent(*last)).map(|(host, _)| *host).collect();
+                let strangers = record.strangers.iter().filter(|stranger| stranger.is_grave && recent(stranger.last));
+                let strangers: Vec<Host> = strangers.map(|stranger| stranger.host).collect();
                 (earlier, strangers)
             })
             .unwrap_or_default();
@@ -346,14 +349,24 @@ impl Engine {
         let Subject::Account(name) = decision.subject.clone() else { return };
         if self.stop(&name, Hindrance::Locked, decision) && is_enforced {
             for host in strangers {
-                self.ban_stranger(Host::from_key(host), &name);
+                self.ban_stranger(host, key, &name);
             }
         }
     }
 
+    pub(in crate::engine) fn encode_budget(&self) -> Vec<u8> {
+        self.locks_made.iter().flat_map(|spent| spent.time.to_le_bytes().into_iter().chain(spent.domain.to_le_bytes())).collect()
+    }
+
+    pub(in crate::engine) fn restore_budget(&mut self, bytes: &[u8]) {
+        let mut reader = Reader(bytes);
+        self.locks_made =
+            std::iter::from_fn(|| Some(Spent { time: reader.i64()?, domain: u128::from_le_bytes(reader.array()?) })).collect();
+    }
+
     /// An address that used a locked account, and from which nobody else logs in.
-    fn ban_stranger(&mut self, host: Host, account: &str) {
-        let is_spared = self.known.standing(host, self.now).good || self.allow.find(host.subnet()).is_some();
+    fn ban_stranger(&mut self, host: Host, key: u128, account: &str) {
+        let is_spared = self.known.is_good_for_others(host, key, self.now) || self.allow.find(host.subnet()).is_some();
         if !is_spared {
             self.ban_for(host.subnet(), Scope::Auth, STRANGER_BAN, RISK, format!("used the account {account}, which was locked for abuse"));
         }
@@ -362,13 +375,14 @@ impl Engine {
     /// Strangers used the account a moment ago: its password is still in their hands, so a lock does not just run out.
     pub(in crate::engine) fn is_still_used_by_strangers(&self, name: &str, now: i64) -> bool {
         let record = self.submitters.get(self.submitters.key(name.as_bytes()));
-        record.is_some_and(|record| record.strangers.iter().any(|(_, last)| seconds(now).saturating_sub(*last) < STILL_SECONDS))
+        record.is_some_and(|record| record.strangers.iter().any(|stranger| seconds(now).saturating_sub(stranger.last) < STILL_SECONDS))
     }
 
     /// A lock that was about to end goes on.
     pub(in crate::engine) fn prolong_lock(&mut self, name: &str, stop: &Stop) {
         let key = self.submitters.key(name.as_bytes());
-        let reason = format!("still used by strangers within the last hour; {}", stop.reason);
+        const STILL: &str = "still used by strangers within the last hour; ";
+        let reason = format!("{STILL}{}", stop.reason.trim_start_matches(STILL));
         let mut decision = self.decision(Verb::Lock, Subject::Account(name.to_owned()), stop.scope, i64::MAX, &stop.jail, reason);
         decision.evidence = stop.evidence.clone();
         self.lock(key, decision);
@@ -409,10 +423,13 @@ fn is_proven(record: &Record, now: i64, rules: &RiskRules) -> bool {
     record.risk.families(now, rules.half_life) >= 2 && (is_strange || is_called_spam)
 }
 
-/// From the usual place much mail alone is a newsletter, and a few bounces are an old list: more must be said against it.
+/// From the usual place much mail alone is a newsletter, and a few bounces are an old list: more must be said against it. From a
+/// strange one there must be mail at all: whoever only reads has nothing to hold.
 fn is_worth_a_hold(record: &Record, now: i64, rules: &RiskRules) -> bool {
     let of = |family| record.risk.of(family, now, rules.half_life);
-    of(Family::Login) >= FAMILY_POINTS_MIN || of(Family::Content) >= FAMILY_POINTS_MIN || of(Family::Delivery) >= BOUNCING_POINTS_MIN
+    let has_mail = [Family::Volume, Family::Delivery, Family::Content].into_iter().any(|family| of(family) >= MAIL_POINTS_MIN);
+    let is_strange = of(Family::Login) >= FAMILY_POINTS_MIN && (has_mail || of(Family::Login) >= rules.lock);
+    is_strange || of(Family::Content) >= FAMILY_POINTS_MIN || of(Family::Delivery) >= BOUNCING_POINTS_MIN
 }
 
 /// `score 112: 41 recipients from a new country (50), …`: the latest signs, the heaviest first.

@@ -123,7 +123,7 @@ impl Engine {
     fn account_line(&self, key: u128, entered_by: Option<Host>) -> Option<AccountLine> {
         let record = self.submitters.get(key)?;
         if let Some(host) = entered_by
-            && !record.strangers.iter().any(|(stranger, _)| *stranger == host.key())
+            && !record.strangers.iter().any(|stranger| stranger.host == host)
         {
             return None;
         }
@@ -245,8 +245,8 @@ fn place_view(seen: &Visited) -> PlaceView {
 
 fn strangers(record: &Record) -> Vec<String> {
     let mut strangers = record.strangers.clone();
-    strangers.sort_by_key(|(_, last)| std::cmp::Reverse(*last));
-    strangers.iter().map(|(host, _)| crate::address::display(Host::from_key(*host).subnet().to_network())).collect()
+    strangers.sort_by_key(|stranger| std::cmp::Reverse(stranger.last));
+    strangers.iter().map(|stranger| crate::address::display(stranger.host.subnet().to_network())).collect()
 }
 
 fn name(record: &Record) -> String {

@@ -54,25 +54,36 @@ pub struct Record {
     pub name: Box<[u8]>,
     pub history: History,
     pub risk: Risk,
-    /// Addresses that it was used from and that are strange to it, with the time of the last use; the oldest goes first.
-    pub strangers: Vec<(u128, u32)>,
+    /// Addresses that it was used from and that are strange to it; the one longest ago goes first.
+    pub strangers: Vec<Stranger>,
     /// Many addresses failed to log in as it lately; seconds since 1970.
     pub besieged: u32,
     /// Where it was last seen: degrees, and when.
     pub last_location: Option<(f32, f32, u32)>,
 }
 
+/// An address that used an account from a place strange to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stranger {
+    pub host: Host,
+    /// Seconds since 1970.
+    pub last: u32,
+    /// It sent mail, or came from a country that is new to the account: no owner with a new line at home.
+    pub is_grave: bool,
+}
+
 impl Record {
-    pub fn stranger(&mut self, host: Host, now: u32) {
-        if let Some(known) = self.strangers.iter_mut().find(|(key, _)| *key == host.key()) {
-            known.1 = now;
+    pub fn stranger(&mut self, host: Host, now: u32, is_grave: bool) {
+        if let Some(known) = self.strangers.iter_mut().find(|known| known.host == host) {
+            known.last = now;
+            known.is_grave |= is_grave;
             return;
         }
         if self.strangers.len() >= STRANGERS_MAX {
-            let oldest = self.strangers.iter().enumerate().min_by_key(|(_, (_, last))| *last).map(|(index, _)| index);
+            let oldest = self.strangers.iter().enumerate().min_by_key(|(_, known)| known.last).map(|(index, _)| index);
             oldest.map(|index| self.strangers.swap_remove(index));
         }
-        self.strangers.push((host.key(), now));
+        self.strangers.push(Stranger { host, last: now, is_grave });
     }
 }
 
@@ -106,9 +117,10 @@ impl Value for Submitter {
         record.history.encode(&mut out);
         record.risk.encode(&mut out);
         out.push(record.strangers.len() as u8);
-        for (host, last) in &record.strangers {
-            out.extend_from_slice(&host.to_le_bytes());
+        for Stranger { host, last, is_grave } in &record.strangers {
+            out.extend_from_slice(&host.key().to_le_bytes());
             out.extend_from_slice(&last.to_le_bytes());
+            out.push(u8::from(*is_grave));
         }
         out.extend_from_slice(&record.besieged.to_le_bytes());
         out.push(u8::from(record.last_location.is_some()));
@@ -127,8 +139,8 @@ fn decode(bytes: &[u8]) -> Option<Submitter> {
     record.history = History::decode(&mut reader)?;
     record.risk = Risk::decode(&mut reader)?;
     for _ in 0..reader.u8()? {
-        let host = u128::from_le_bytes(reader.array()?);
-        record.strangers.push((host, reader.u32()?));
+        let host = Host::from_key(u128::from_le_bytes(reader.array()?));
+        record.strangers.push(Stranger { host, last: reader.u32()?, is_grave: reader.u8()? == 1 });
     }
     record.strangers.truncate(STRANGERS_MAX);
     record.besieged = reader.u32()?;
@@ -223,17 +235,17 @@ mod tests {
         let start = 20_000 * 86_400;
         for day in 0..365u32 {
             let (ip, country) = ([10, (day % 12) as u8, 0, 1].into(), Some((day % 5) as u16));
-            record.history.visit(ip, country, start + day * 86_400);
+            record.history.visit(ip, country, start + day * 86_400, true);
             record.history.sent(1, 3, start + day * 86_400);
         }
         for number in 0..4u8 {
-            record.stranger(Host::new([192, 0, 2, number].into()), start);
+            record.stranger(Host::new([192, 0, 2, number].into()), start, true);
             let text = "12 recipients in 1h from a country new to the account (DE)".to_owned();
             let jail = "outbound-from-new-country".to_owned();
             record.risk.add(Signal { time: 1, jail, family: Family::Login, points: 15, text }, std::time::Duration::from_secs(3_600));
         }
         let own = size_of::<Submitter>() + size_of::<[u32; 4]>() + size_of::<Record>() + record.name.len();
-        let strangers = record.strangers.capacity() * size_of::<(u128, u32)>();
+        let strangers = record.strangers.capacity() * size_of::<Stranger>();
         let total = own + strangers + record.history.heap_bytes() + record.risk.heap_bytes();
         assert!(total <= 2_048, "{total} bytes");
     }
@@ -243,7 +255,7 @@ mod tests {
         let mut record = Record { name: b"anna@example.org".as_slice().into(), besieged: 7, ..Record::default() };
         record.last_location = Some((52.5, 13.4, 99));
         for last in 0..40u8 {
-            record.stranger(Host::new([192, 0, 2, last].into()), u32::from(last));
+            record.stranger(Host::new([192, 0, 2, last].into()), u32::from(last), last % 2 == 0);
         }
         assert_eq!(record.strangers.len(), STRANGERS_MAX);
         let submitter = Submitter { record: Some(Box::new(record)), mark: Mark::default() };

@@ -6,9 +6,9 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use super::submitter::Stranger;
 use crate::address::display;
 use crate::engine::Engine;
-use crate::engine::key::Host;
 use crate::event::{Event, EventKind};
 use crate::limits::{PLACES_TOLD_MAX, TALLY_NAMES_PER_HOUR_MAX};
 
@@ -98,9 +98,9 @@ impl Engine {
     pub fn lately(&self, name: &str) -> Lately {
         let record = self.submitters.get(self.submitters.key(name.as_bytes()));
         let mut strangers = record.map(|record| record.strangers.clone()).unwrap_or_default();
-        strangers.sort_by_key(|(host, last)| (std::cmp::Reverse(*last), *host));
-        let place = |(host, _): &(u128, u32)| {
-            let net = Host::from_key(*host).subnet().to_network();
+        strangers.sort_by_key(|stranger| (std::cmp::Reverse(stranger.last), stranger.host));
+        let place = |stranger: &Stranger| {
+            let net = stranger.host.subnet().to_network();
             (display(net), self.geo.look(net.ip()).country.map(|country| country.to_string()))
         };
         let places = strangers.iter().take(PLACES_TOLD_MAX + 1).map(place).collect();

@@ -74,8 +74,10 @@ pub struct Terms {
     pub group: Group,
     /// A ratio of fewer is none.
     pub min: u64,
-    /// Nor is one that fewer providers speak for.
+    /// Nor is one that fewer providers speak for …
     pub operators: u32,
+    /// … nor one above this, in percent.
+    pub max: u64,
 }
 
 /// What a `distinct` takes for the same.

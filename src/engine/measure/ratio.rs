@@ -105,7 +105,8 @@ impl Window for Ratio {
         if bad == 0 || all == 0 || all < terms.min || !self.has_operators(slot, cutoff, terms.operators) {
             return 0;
         }
-        (bad * 100 / all).min(100)
+        let percent = (bad * 100 / all).min(100);
+        if percent > terms.max { 0 } else { percent }
     }
 
     fn level(&self, slot: u8) -> u8 {
