@@ -13,6 +13,8 @@ mod isolation;
 mod network;
 #[path = "real_host/site.rs"]
 mod site;
+#[path = "real_host/theft.rs"]
+mod theft;
 #[path = "real_host/warden.rs"]
 mod warden;
 

@@ -217,7 +217,9 @@ impl Messages {
         let entries = self.youngest_first();
         entries
             .filter(move |message| message.submitter.is_some() && message.submitter == id)
-            .take(max.min(count))
+            .take(count)
+            .filter(|message| message.has_come_in())
+            .take(max)
             .map(|message| (message.id(), message.created))
     }
 
@@ -229,7 +231,8 @@ impl Messages {
             return Vec::new();
         }
         let young = self.youngest_first().take_while(|message| message.created >= since);
-        young.filter_map(|message| Some((*place_of.get(&message.submitter?)?, message.id(), message.created))).collect()
+        let come_in = young.filter(|message| message.has_come_in());
+        come_in.filter_map(|message| Some((*place_of.get(&message.submitter?)?, message.id(), message.created))).collect()
     }
 
     fn youngest_first(&self) -> impl Iterator<Item = &Message> {
@@ -313,6 +316,12 @@ impl Messages {
 }
 
 impl Message {
+    /// Its content came: cleanup has told its message-id, or qmgr has taken it up. A client has a queue id from its first recipient on,
+    /// and what is refused after that leaves no other line.
+    fn has_come_in(&self) -> bool {
+        self.flags.has(Flags::HAS_ID) || self.activations > 0
+    }
+
     fn vacant() -> Self {
         Message {
             scope: 0,
@@ -397,6 +406,7 @@ mod tests {
         for n in 0..6u8 {
             let one = messages.begin(1, &[b'A', b'0' + n], at(i64::from(n))).unwrap();
             messages.set_submitter(one, if n % 2 == 0 { b"anna" } else { b"bob" });
+            messages.get_mut(one).unwrap().flags.set(Flags::HAS_ID);
         }
         let gone = messages.find(1, b"A2").unwrap();
         messages.retire(gone);
@@ -407,6 +417,26 @@ mod tests {
         let since = |names: &[&'static [u8]], second| messages.ids_since(names.iter().copied(), at(second)).len();
         assert_eq!((since(&[b"carl", b"bob"], 2), since(&[b"anna", b"bob"], 3), since(&[b"carl"], 0)), (2, 3, 0));
         assert_eq!(messages.ids_since([&b"carl"[..], b"bob"].into_iter(), at(5)), [(1, &b"A5"[..], at(5))]);
+    }
+
+    #[test]
+    fn what_was_refused_before_its_content_came_is_not_in_the_queue() {
+        let mut messages = Messages::new();
+        for (second, id) in [b"A0", b"A1", b"A2"].into_iter().enumerate() {
+            let one = messages.begin(1, id, at(second as i64)).unwrap();
+            messages.set_submitter(one, b"anna");
+        }
+        let found = |messages: &Messages| {
+            let all = messages.ids_of(b"anna", 9).map(|(id, _)| id.to_vec()).collect::<Vec<_>>();
+            assert_eq!(messages.ids_since([&b"anna"[..]].into_iter(), at(0)).len(), all.len());
+            all
+        };
+        assert!(found(&messages).is_empty());
+        // On hold as soon as it comes in it never becomes active; one of before the log began does, and that is all.
+        let (held, active) = (messages.find(1, b"A0").unwrap(), messages.find(1, b"A1").unwrap());
+        messages.get_mut(held).unwrap().flags.set(Flags::HAS_ID);
+        messages.get_mut(active).unwrap().activations = 1;
+        assert_eq!(found(&messages), [b"A1", b"A0"]);
     }
 
     #[test]

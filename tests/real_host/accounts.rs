@@ -15,7 +15,7 @@ use crate::site::{self, Layout, ROOT, Site};
 use crate::warden::Warden;
 use crate::{ANNA, poll};
 
-const BOSS: (&str, &str) = ("boss@example.test", "battery staple");
+pub const BOSS: (&str, &str) = ("boss@example.test", "battery staple");
 const POLICY: &str = "[policy]\nsocket = \"/run/site/spool/mailwarden/policy\"\n";
 /// As docs/accounts.md has it, for main.cf and for Dovecot.
 const MAIN: &str = "
@@ -30,7 +30,7 @@ const DENY: &str = "passdb {
   deny = yes
 }
 ";
-const RECIPES: &str = "
+pub const RECIPES: &str = "
 [hook.lock]
 run = [[\"/run/site/hooks/dovecot-deny\", \"/run/site/etc/dovecot-deny\", \"/run/site/etc/dovecot.conf\"],
        [\"/run/site/hooks/postfix-local-deny\", \"/run/site/etc/local-deny\"]]
@@ -40,8 +40,8 @@ run = [[\"/run/site/hooks/dovecot-deny\", \"/run/site/etc/dovecot-deny\", \"/run
 ";
 
 /// The mail host, with everything that stops accounts in place.
-struct Host {
-    site: Site,
+pub struct Host {
+    pub site: Site,
     warden: Option<Warden>,
     helper: Option<Helper>,
 }
@@ -57,11 +57,15 @@ impl Host {
     }
 
     fn start_with(hooks: Option<&str>, long_ids: bool) -> Host {
+        let long_ids = if long_ids { "enable_long_queue_ids = yes\n" } else { "" };
+        Host::start_prepared(hooks, "", || add("main.cf", long_ids))
+    }
+
+    /// `more` in mailwarden's configuration, and what is to be done before anything runs.
+    pub fn start_prepared(hooks: Option<&str>, more: &str, prepare: impl FnOnce()) -> Host {
         let mut helper = None;
         let (site, warden) = Site::start(Layout::Host, |host| {
             add("main.cf", MAIN);
-            let long_ids = if long_ids { "enable_long_queue_ids = yes\n" } else { "" };
-            add("main.cf", long_ids);
             change("dovecot.conf", |text| text.replacen("passdb {", &format!("{DENY}passdb {{"), 1));
             add("local-deny", "");
             add("dovecot-deny", "");
@@ -71,7 +75,9 @@ impl Host {
             run("chgrp", &["postfix", &directory]);
             fs::set_permissions(&directory, fs::Permissions::from_mode(0o2750)).unwrap();
             helper = hooks.map(Helper::start);
-            Warden::start_configured(host, POLICY)
+            Warden::configure(&format!("{POLICY}{more}"));
+            prepare();
+            Warden::start_again(host)
         });
         let host = Host { site, warden: Some(warden), helper };
         if host.helper.is_some() {
@@ -82,11 +88,11 @@ impl Host {
         host
     }
 
-    fn warden(&self) -> &Warden {
+    pub fn warden(&self) -> &Warden {
         self.warden.as_ref().unwrap()
     }
 
-    fn client(&self, number: u8) -> Client {
+    pub fn client(&self, number: u8) -> Client {
         self.site.client(&format!("client{number}"), number)
     }
 }
@@ -119,25 +125,25 @@ impl Drop for Helper {
     }
 }
 
-fn add(file: &str, text: &str) {
+pub fn add(file: &str, text: &str) {
     change(file, |before| before + text);
 }
 
-fn change(file: &str, edit: impl FnOnce(String) -> String) {
+pub fn change(file: &str, edit: impl FnOnce(String) -> String) {
     let path = format!("{ROOT}/etc/{file}");
     let before = fs::read_to_string(&path).unwrap_or_default();
     fs::write(path, edit(before)).unwrap();
 }
 
 /// A session on the submission port.
-fn submit(client: &Client, (account, password): (&str, &str)) -> Dialog {
+pub fn submit(client: &Client, (account, password): (&str, &str)) -> Dialog {
     let mut dialog = Dialog::smtp(client, MAIL_HOST[0], 587).unwrap();
     assert!(dialog.smtp_login(account, password).unwrap());
     dialog
 }
 
 /// Sends one mail, as far as it is let; the last answer.
-fn attempt(dialog: &mut Dialog, from: &str, to: &str) -> u16 {
+pub fn attempt(dialog: &mut Dialog, from: &str, to: &str) -> u16 {
     let mut last = 0;
     for command in [&format!("MAIL FROM:<{from}>"), &format!("RCPT TO:<{to}>"), "DATA", "Subject: test\r\n\r\nHello.\r\n."] {
         last = dialog.command(command).unwrap();
@@ -149,7 +155,7 @@ fn attempt(dialog: &mut Dialog, from: &str, to: &str) -> u16 {
 }
 
 /// Messages in one of the queues.
-fn queued(queue: &str) -> usize {
+pub fn queued(queue: &str) -> usize {
     let output = Command::new("/usr/sbin/postqueue").args(["-c", "/run/site/etc", "-j"]).output().unwrap();
     let name = format!("\"queue_name\": \"{queue}\"");
     String::from_utf8(output.stdout).unwrap().lines().filter(|line| line.contains(&name)).count()

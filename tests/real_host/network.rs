@@ -105,9 +105,14 @@ pub struct Client {
 
 impl Client {
     pub fn new(host: &Namespace, name: &str, number: u8) -> Self {
+        Self::at(host, name, Ipv4Addr::new(198, 51, 100, number), 0xc00 + u16::from(number))
+    }
+
+    /// One somewhere else; `site` is the last part of the /48 of its IPv6 address.
+    pub fn at(host: &Namespace, name: &str, v4: Ipv4Addr, site: u16) -> Self {
         let namespace = Namespace::new(name);
-        let v4 = IpAddr::from(Ipv4Addr::new(198, 51, 100, number));
-        let v6 = IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, 0xc00 + u16::from(number), 0, 0, 0, 0, 1));
+        let v4 = IpAddr::from(v4);
+        let v6 = IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, site, 0, 0, 0, 0, 1));
         host.connect(name, &namespace);
         host.ip(&format!("-6 addr add fe80::1/64 dev {name} nodad"));
         host.ip(&format!("route add {v4}/32 dev {name}"));

@@ -11,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::isolation::run;
 use crate::network::Namespace;
 use crate::poll;
 use crate::site::{ROOT, SYSLOG_SOCKET};
@@ -35,16 +36,28 @@ impl Warden {
 
     /// The same, with more in the configuration.
     pub fn start_configured(host: &Namespace, more: &str) -> Self {
+        Self::configure(more);
+        Self::start_again(host)
+    }
+
+    /// Writes the configuration; nothing runs yet.
+    pub fn configure(more: &str) {
         let configuration = Path::new(ROOT).join("warden");
         fs::create_dir(&configuration).unwrap();
         fs::write(configuration.join("mailwarden.toml"), format!("{ANNOTATED}\n{more}")).unwrap();
         for shipped in ["jail.d", "filters"] {
             symlink(Path::new(env!("CARGO_MANIFEST_DIR")).join(shipped), configuration.join(shipped)).unwrap();
         }
-        Self::start_with(host, &configuration)
     }
 
-    /// Starts it again where it ended.
+    /// Reads old logs, as before the first start.
+    pub fn learn(log: &Path) {
+        let configuration = format!("{ROOT}/warden");
+        let log = log.to_str().unwrap();
+        run(env!("CARGO_BIN_EXE_mailwarden"), &["--socket", CONTROL_SOCKET, "--config", &configuration, "learn", log]);
+    }
+
+    /// Starts it where it ended, with the configuration that is there.
     pub fn start_again(host: &Namespace) -> Self {
         Self::start_with(host, &Path::new(ROOT).join("warden"))
     }
