@@ -163,7 +163,7 @@ impl Engine {
     }
 
     /// Bans that were lifted were mistakes: they make no later one longer.
-    fn lift_all(&mut self, entries: &[Entry], reason: &str) -> usize {
+    pub(super) fn lift_all(&mut self, entries: &[Entry], reason: &str) -> usize {
         let now = self.now;
         let mut changed = 0;
         for entry in entries {

@@ -151,7 +151,9 @@ fn the_operators_unlock_settles_the_score() {
     steal(&mut log, midnight(9), ip);
     host.play(log);
     assert!(host.is(OWNER, Hindrance::Locked) && host.view(OWNER).score >= 100);
+    assert_eq!(host.engine.bans().filter(|ban| ban.jail == "risk").count(), 1);
     assert_eq!(host.command(Command::Unlock { account: OWNER.to_owned() }), Reply::Done { changed: 1 });
+    assert_eq!(host.engine.bans().filter(|ban| ban.jail == "risk").count(), 0, "the ban went with the lock");
     let view = host.view(OWNER);
     assert!(view.score == 0 && view.families.is_empty() && view.strangers.is_empty(), "{view:#?}");
     assert!(!view.signs.is_empty(), "the story stays");

@@ -10,6 +10,7 @@ use crate::engine::decision::{Cause, Decision, Subject, Verb};
 use crate::engine::jail::Scope;
 use crate::engine::key::{Host, domain};
 use crate::engine::known::seconds;
+use crate::engine::ledger::{BanKey, Entry};
 use crate::engine::snapshot::Reader;
 use crate::engine::verdict::end;
 use crate::event::{Event, EventKind, Familiarity, Service, Whence};
@@ -370,6 +371,15 @@ impl Engine {
         if !is_spared {
             self.ban_for(host.subnet(), Scope::Auth, STRANGER_BAN, RISK, format!("used the account {account}, which was locked for abuse"));
         }
+    }
+
+    /// The bans that came with a lock go with it: the lock may have been a mistake, and a thief has the old password only.
+    pub(in crate::engine) fn lift_strangers(&mut self, name: &str) {
+        let Some(record) = self.submitters.get(self.submitters.key(name.as_bytes())) else { return };
+        let keys = record.strangers.iter().map(|stranger| BanKey { subnet: stranger.host.subnet(), scope: Scope::Auth });
+        let entries = keys.filter_map(|key| self.ledger.get(key)).filter(|entry| self.ledger.names.get(entry.jail) == RISK).copied();
+        let entries: Vec<Entry> = entries.collect();
+        self.lift_all(&entries, "lifted with the lock of an account");
     }
 
     /// Strangers used the account a moment ago: its password is still in their hands, so a lock does not just run out.

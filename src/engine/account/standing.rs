@@ -178,6 +178,9 @@ impl Engine {
 
     pub(in crate::engine) fn free_by_hand(&mut self, name: &str, hindrance: Hindrance) -> Reply {
         let Some(stop) = self.standings.lift(name, hindrance) else { return Reply::NotFound };
+        if hindrance == Hindrance::Locked {
+            self.lift_strangers(name);
+        }
         let reason = if hindrance == Hindrance::Held { "released by the operator" } else { "unlocked by the operator" };
         self.push_freed(name, hindrance, &stop, self.now, reason, Cause::Operator);
         Reply::Done { changed: 1 }
