@@ -50,30 +50,51 @@ pub struct Stopped {
 /// All holds and locks in force. Few: bounded by what people can look after.
 #[derive(Debug, Default)]
 pub struct Standings {
-    stops: BTreeMap<(String, Hindrance), Stop>,
+    held: BTreeMap<String, Stop>,
+    locked: BTreeMap<String, Stop>,
     /// Up to when the operator was reminded of holds.
     reminded: i64,
+    /// When the next one ends, or somebody has to be reminded of a hold: asked for at every line.
+    due: Option<i64>,
 }
 
 impl Standings {
     pub fn get(&self, name: &str, hindrance: Hindrance) -> Option<&Stop> {
-        // A borrowed pair cannot be looked up in a map of owned ones.
-        self.stops.get(&(name.to_owned(), hindrance))
+        match hindrance {
+            Hindrance::Held => self.held.get(name),
+            Hindrance::Locked => self.locked.get(name),
+        }
+    }
+
+    const fn of(&mut self, hindrance: Hindrance) -> &mut BTreeMap<String, Stop> {
+        match hindrance {
+            Hindrance::Held => &mut self.held,
+            Hindrance::Locked => &mut self.locked,
+        }
     }
 
     pub fn is_full(&self) -> bool {
-        self.stops.len() >= limits::STOPPED_ACCOUNTS_MAX
+        self.held.len() + self.locked.len() >= limits::STOPPED_ACCOUNTS_MAX
     }
 
+    /// By name, the hold of one before its lock.
     pub fn iter(&self) -> impl Iterator<Item = Stopped> {
-        self.stops.iter().map(|((name, hindrance), stop)| Stopped { name: name.clone(), hindrance: *hindrance, stop: stop.clone() })
+        let with = |hindrance| move |(name, stop): (&String, &Stop)| Stopped { name: name.clone(), hindrance, stop: stop.clone() };
+        let mut all: Vec<Stopped> = self.held.iter().map(with(Hindrance::Held)).collect();
+        all.extend(self.locked.iter().map(with(Hindrance::Locked)));
+        all.sort_by(|a, b| (&a.name, a.hindrance).cmp(&(&b.name, b.hindrance)));
+        all.into_iter()
     }
 
-    /// When the next one ends, or somebody has to be reminded of a hold.
-    pub fn next_due(&self) -> Option<i64> {
-        let ends = self.stops.values().map(|stop| stop.until.micros()).filter(|until| *until != i64::MAX);
-        let holds = self.stops.iter().filter(|((_, hindrance), _)| *hindrance == Hindrance::Held);
-        ends.chain(holds.map(|(_, stop)| next_reminder(stop.since.micros(), self.reminded))).min()
+    pub const fn next_due(&self) -> Option<i64> {
+        self.due
+    }
+
+    /// To be called after each change.
+    fn look_ahead(&mut self) {
+        let ends = self.held.values().chain(self.locked.values()).map(|stop| stop.until.micros()).filter(|until| *until != i64::MAX);
+        let holds = self.held.values().map(|stop| next_reminder(stop.since.micros(), self.reminded));
+        self.due = ends.chain(holds).min();
     }
 
     /// Holds of which somebody is to be reminded now: a locked account has been decided on.
@@ -82,31 +103,38 @@ impl Standings {
         let is_open = |stopped: &Stopped| stopped.hindrance == Hindrance::Held && self.get(&stopped.name, Hindrance::Locked).is_none();
         let due = self.iter().filter(|stopped| is_open(stopped) && is_due(&stopped.stop)).collect();
         self.reminded = now;
+        self.look_ahead();
         due
     }
 
     /// True where that changed anything.
     pub fn enter(&mut self, name: &str, hindrance: Hindrance, stop: Stop) -> bool {
-        let key = (name.to_owned(), hindrance);
-        match self.stops.get(&key) {
+        match self.get(name, hindrance) {
             Some(old) if old.until >= stop.until && wider(old.scope, stop.scope) => false,
             None if self.is_full() => false,
             _ => {
-                self.stops.insert(key, stop);
+                self.of(hindrance).insert(name.to_owned(), stop);
+                self.look_ahead();
                 true
             }
         }
     }
 
     pub fn lift(&mut self, name: &str, hindrance: Hindrance) -> Option<Stop> {
-        self.stops.remove(&(name.to_owned(), hindrance))
+        let stop = self.of(hindrance).remove(name);
+        self.look_ahead();
+        stop
     }
 
     fn pop_ended(&mut self, now: i64) -> Option<Stopped> {
-        let key = self.stops.iter().find(|(_, stop)| stop.until.micros() <= now).map(|(key, _)| key.clone())?;
-        let stop = self.stops.remove(&key)?;
-        let (name, hindrance) = key;
-        Some(Stopped { name, hindrance, stop })
+        for hindrance in [Hindrance::Held, Hindrance::Locked] {
+            let stops = self.of(hindrance);
+            let Some(name) = stops.iter().find(|(_, stop)| stop.until.micros() <= now).map(|(name, _)| name.clone()) else { continue };
+            let Some(stop) = stops.remove(&name) else { continue };
+            self.look_ahead();
+            return Some(Stopped { name, hindrance, stop });
+        }
+        None
     }
 }
 
@@ -134,7 +162,7 @@ impl Engine {
 
     /// A login fails because we have locked the account: that is nobody's offence, and least of all its owner's.
     pub(in crate::engine) fn is_our_refusal(&self, event: &Event<'_>) -> bool {
-        if event.kind != EventKind::AuthFailure || self.standings.stops.is_empty() {
+        if event.kind != EventKind::AuthFailure || self.standings.locked.is_empty() {
             return false;
         }
         let lock = event.account.and_then(|name| self.standings.get(std::str::from_utf8(name).ok()?, Hindrance::Locked));
