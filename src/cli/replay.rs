@@ -273,6 +273,8 @@ fn as_sentence(decision: &Decision, out: &mut Vec<u8>) {
 struct Summary {
     jails: BTreeMap<String, Tally>,
     subjects: HashSet<Subject>,
+    held: HashSet<Subject>,
+    locked: HashSet<Subject>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -297,15 +299,27 @@ impl Summary {
                 tally.bans += 1;
                 self.subjects.insert(decision.subject.clone());
             }
-            (false, _) => tally.others += 1,
+            (false, verb) => {
+                tally.others += 1;
+                match verb {
+                    Verb::Hold => drop(self.held.insert(decision.subject.clone())),
+                    Verb::Lock => drop(self.locked.insert(decision.subject.clone())),
+                    _ => {}
+                }
+            }
         }
     }
 
     fn print(&self, counts: &Counts, events: u64, clamped: u64) {
         let Counts { lines, recognised, unmatched, foreign, malformed, cut } = counts;
         let bans: u64 = self.jails.values().map(|tally| tally.bans).sum();
-        let mut text =
-            format!("{lines} lines, {recognised} recognised, {events} events, {bans} bans of {} addresses\n", self.subjects.len());
+        let mut text = format!("{lines} lines, {recognised} recognised, {events} events, {bans} bans of {} addresses", self.subjects.len());
+        for (accounts, done) in [(&self.locked, "locked"), (&self.held, "held")] {
+            if !accounts.is_empty() {
+                text.push_str(&format!(", {} accounts {done}", accounts.len()));
+            }
+        }
+        text.push('\n');
         if unmatched + foreign + malformed > 0 {
             text.push_str(&format!("not recognised: {unmatched} of known programs, {foreign} of others, {malformed} no log lines\n"));
         }
