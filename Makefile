@@ -73,7 +73,7 @@ install:
 	chmod 644 '$(UNITS)/mailwarden-hookd@.service'
 	$(INSTALL) 644 systemd/mailwarden.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/mailwarden.conf
 	$(INSTALL) 644 systemd/mailwarden.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/mailwarden.conf
-	for file in README.md LICENSE-MIT LICENSE-APACHE docs/*.md; do \
+	for file in README.md NOTICE LICENSE-MIT LICENSE-APACHE docs/*.md; do \
 	    $(INSTALL) 644 "$$file" "$(DOC)/$${file##*/}" || exit 1; \
 	done
 	for file in contrib/*/*; do \
