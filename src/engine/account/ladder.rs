@@ -19,8 +19,8 @@ use crate::time::Timestamp;
 
 /// Many failures from many addresses make an account besieged for so long.
 const BESIEGED_SECONDS: u32 = 7 * 86_400;
-/// Strangers that used the account so recently are banned with its lock.
-const STRANGER_SECONDS: u32 = 86_400;
+/// Strangers that sent mail with the account so recently are banned with its lock. Not those of yesterday: the owner may travel.
+const STRANGER_SECONDS: u32 = 7_200;
 /// And if they used it so recently, its lock is prolonged.
 const STILL_SECONDS: u32 = 3_600;
 /// How long the ban is.
@@ -130,8 +130,7 @@ impl Engine {
             let is_frozen = record.risk.total(micros, half_life) >= alert || record.risk.rung >= Rung::Held;
             if let Some(ip) = event.ip.filter(|_| needs_place(event) && !is_delivery && !is_ours) {
                 if event.whence.familiarity >= Familiarity::NewNetwork {
-                    let is_grave = event.kind == EventKind::Message || event.whence.familiarity == Familiarity::NewCountry;
-                    record.stranger(Host::new(ip), now, is_grave);
+                    record.stranger(Host::new(ip), now, event.kind == EventKind::Message);
                 }
                 record.history.visit(ip, event.country, now, !is_frozen);
             }
@@ -340,7 +339,7 @@ impl Engine {
                     record.risk.locks.push(now);
                 }
                 let recent = |last: u32| seconds(now).saturating_sub(last) < STRANGER_SECONDS;
-                let strangers = record.strangers.iter().filter(|stranger| stranger.is_grave && recent(stranger.last));
+                let strangers = record.strangers.iter().filter(|stranger| stranger.has_sent && recent(stranger.last));
                 let strangers: Vec<Host> = strangers.map(|stranger| stranger.host).collect();
                 (earlier, strangers)
             })

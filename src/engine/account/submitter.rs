@@ -68,22 +68,22 @@ pub struct Stranger {
     pub host: Host,
     /// Seconds since 1970.
     pub last: u32,
-    /// It sent mail, or came from a country that is new to the account: no owner with a new line at home.
-    pub is_grave: bool,
+    /// It has sent mail with it.
+    pub has_sent: bool,
 }
 
 impl Record {
-    pub fn stranger(&mut self, host: Host, now: u32, is_grave: bool) {
+    pub fn stranger(&mut self, host: Host, now: u32, has_sent: bool) {
         if let Some(known) = self.strangers.iter_mut().find(|known| known.host == host) {
             known.last = now;
-            known.is_grave |= is_grave;
+            known.has_sent |= has_sent;
             return;
         }
         if self.strangers.len() >= STRANGERS_MAX {
             let oldest = self.strangers.iter().enumerate().min_by_key(|(_, known)| known.last).map(|(index, _)| index);
             oldest.map(|index| self.strangers.swap_remove(index));
         }
-        self.strangers.push(Stranger { host, last: now, is_grave });
+        self.strangers.push(Stranger { host, last: now, has_sent });
     }
 }
 
@@ -117,10 +117,10 @@ impl Value for Submitter {
         record.history.encode(&mut out);
         record.risk.encode(&mut out);
         out.push(record.strangers.len() as u8);
-        for Stranger { host, last, is_grave } in &record.strangers {
+        for Stranger { host, last, has_sent } in &record.strangers {
             out.extend_from_slice(&host.key().to_le_bytes());
             out.extend_from_slice(&last.to_le_bytes());
-            out.push(u8::from(*is_grave));
+            out.push(u8::from(*has_sent));
         }
         out.extend_from_slice(&record.besieged.to_le_bytes());
         out.push(u8::from(record.last_location.is_some()));
@@ -140,7 +140,7 @@ fn decode(bytes: &[u8]) -> Option<Submitter> {
     record.risk = Risk::decode(&mut reader)?;
     for _ in 0..reader.u8()? {
         let host = Host::from_key(u128::from_le_bytes(reader.array()?));
-        record.strangers.push(Stranger { host, last: reader.u32()?, is_grave: reader.u8()? == 1 });
+        record.strangers.push(Stranger { host, last: reader.u32()?, has_sent: reader.u8()? == 1 });
     }
     record.strangers.truncate(STRANGERS_MAX);
     record.besieged = reader.u32()?;
