@@ -59,6 +59,7 @@ fn jail(name: &str, findtime_seconds: u64) -> Jail {
         conditions: Vec::new(),
         weak: false,
         unless: Unless::default(),
+        shared: false,
         key: vec![KeyPart::Ip],
         measure: Measure::Count,
         window: Window::Sliding,

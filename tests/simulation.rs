@@ -275,6 +275,7 @@ fn config() -> EngineConfig {
         conditions: Vec::new(),
         weak: false,
         unless: Unless::default(),
+        shared: false,
         key: vec![KeyPart::Ip],
         measure: Measure::Count,
         window: Window::Sliding,

@@ -145,6 +145,7 @@ impl Resolver<'_> {
             conditions,
             weak: value_or(raw.weak, false),
             unless: unless(raw.unless.as_ref()),
+            shared: value_or(raw.shared, false),
             key,
             measure,
             window: value_or(raw.window, Window::Sliding),

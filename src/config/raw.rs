@@ -224,6 +224,7 @@ raw! {
         conditions: RawWhere = "where",
         unless: Many<Exception> = "unless",
         weak: bool = "weak",
+        shared: bool = "shared",
         key: Key = "key",
         measure: Measure = "measure",
         weight: Named<u32> = "weight",

@@ -191,7 +191,11 @@ impl Engine {
         if amount == 0 || stamp <= group.terms(self.now).horizon {
             return None;
         }
-        let by_pair = client.standing.shared && facets.event.kind == EventKind::AuthFailure && group.is_by_address();
+        if group.is_shared_only() && !client.standing.shared {
+            return None;
+        }
+        let by_pair =
+            client.standing.shared && facets.event.kind == EventKind::AuthFailure && group.is_by_address() && !group.is_shared_only();
         let key = if by_pair { facets.pair() } else { facets.key(&group.parts) }?;
         let value = group.value(facets, self.seed)?;
         Some(Place { group: index, key, hash: facets.hash(key), value, amount })
@@ -328,7 +332,8 @@ fn refusal(group: &Group, facets: &Facets<'_>, client: &Client, allow: &super::A
         return Some(Refusal::NeverBanned);
     }
     if group.parts.contains(&KeyPart::Ip) {
-        return (client.standing.shared && facets.event.kind == EventKind::AuthFailure).then_some(Refusal::Shared);
+        let is_spared = client.standing.shared && facets.event.kind == EventKind::AuthFailure && !group.is_shared_only();
+        return is_spared.then_some(Refusal::Shared);
     }
     if group.parts.contains(&KeyPart::Network) {
         if allow.find(host.network()).is_some() {

@@ -24,6 +24,9 @@ pub struct Jail {
     pub weak: bool,
     /// Subjects that are left alone.
     pub unless: Unless,
+    /// Only addresses from which several accounts log in, which all other jails judge account by account. Its bans stay as short as
+    /// they are, and lead to no others.
+    pub shared: bool,
     pub key: Vec<KeyPart>,
     pub measure: Measure,
     pub window: Window,
@@ -263,8 +266,18 @@ impl Jail {
     /// with the history kept, these may not. Jails with the same identity share one table.
     pub fn identity(&self) -> String {
         format!(
-            "{:?} {:?} {:?} {:?} {:?} {:?} {} {:?} {:?} {}",
-            self.on, self.filters, self.conditions, self.key, self.measure, self.window, self.weak, self.unless, self.weight, self.forgive
+            "{:?} {:?} {:?} {:?} {:?} {:?} {} {:?} {:?} {}{}",
+            self.on,
+            self.filters,
+            self.conditions,
+            self.key,
+            self.measure,
+            self.window,
+            self.weak,
+            self.unless,
+            self.weight,
+            self.forgive,
+            if self.shared { " shared" } else { "" }
         )
     }
 }

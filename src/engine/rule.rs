@@ -158,6 +158,11 @@ impl Group {
         &self.matcher.on
     }
 
+    /// Its jails are about shared addresses, and about no others.
+    pub fn is_shared_only(&self) -> bool {
+        self.rules.iter().any(|rule| rule.jail.shared)
+    }
+
     pub fn unless(&self) -> Unless {
         self.matcher.unless
     }

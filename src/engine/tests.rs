@@ -22,6 +22,7 @@ fn jail(name: &str) -> Jail {
         conditions: Vec::new(),
         weak: false,
         unless: Unless::default(),
+        shared: false,
         key: vec![KeyPart::Ip],
         measure: Measure::Count,
         window: Window::Sliding,
@@ -361,6 +362,25 @@ fn a8_a_shared_address_is_judged_by_account() {
     assert_eq!(told(&decisions), ["alert 192.0.2.1"; 2], "one for each jail, and no more while it goes on");
     assert!(decisions[0].reason.ends_with("nothing done: several accounts log in from this address"), "{}", decisions[0].reason);
     assert_eq!(world.engine.ban_count(), 0);
+}
+
+/// Whoever tries name after name from a shared address is thrown out for a moment, as often as need be and never for longer.
+#[test]
+fn a8_a_shared_address_is_banned_for_a_moment_only() {
+    let distinct = Jail { measure: Measure::Distinct(Distinct::Account), steps: vec![step(4, Action::Ban)], ..jail("shared") };
+    let spec = BanSpec { bantime: Some(Duration::from_secs(600)), scope: Scope::Auth };
+    let recidive = Jail { on: vec![EventKind::Banned], steps: vec![step(2, Action::Ban)], ..jail("recidive") };
+    let mut world = World::new(vec![Jail { shared: true, ban: spec, ..distinct }, recidive]);
+    for account in ["a", "b", "c"] {
+        world.succeed("192.0.2.1", account);
+    }
+    for round in 0..3 {
+        let decisions: Vec<_> = ["w", "x", "y", "z"].into_iter().flat_map(|account| world.fails(1, "192.0.2.1", account)).collect();
+        assert_eq!(told(&decisions), ["ban 192.0.2.1 auth 600"], "round {round}");
+        world.wait(HOUR);
+    }
+    let decisions: Vec<_> = ["w", "x", "y", "z"].into_iter().flat_map(|account| world.fails(1, "192.0.2.2", account)).collect();
+    assert!(decisions.is_empty(), "an address that is not shared is for the other jails");
 }
 
 #[test]

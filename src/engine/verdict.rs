@@ -179,7 +179,7 @@ impl Engine {
 
     fn ban(&mut self, subnet: Subnet, case: &Case, evidence: Vec<String>) {
         let now = self.at;
-        let earlier = self.history.earlier(subnet, now);
+        let earlier = if case.jail.shared { 0 } else { self.history.earlier(subnet, now) };
         let until = end(now, self.sanction.duration(case.jail.ban.bantime, earlier));
         let key = BanKey { subnet, scope: case.jail.ban.scope };
         let mut decision =
@@ -201,6 +201,9 @@ impl Engine {
         if added == Added::New {
             if let Some(rule) = self.groups.get_mut(case.group).and_then(|group| group.rules.get_mut(case.rule)) {
                 rule.banned += 1;
+            }
+            if case.jail.shared {
+                return;
             }
             self.history.note(subnet, now, now);
             if subnet.prefix == if subnet.is_ipv4() { 128 } else { 64 } {
