@@ -398,7 +398,7 @@ impl Engine {
     }
 
     /// A hold or lock of a submitter ended: it begins anew, or goes on to wait for the operator.
-    pub(in crate::engine) fn freed(&mut self, name: &str, hindrance: Hindrance, _stop: &Stop, cause: Cause) {
+    pub(in crate::engine) fn freed(&mut self, name: &str, hindrance: Hindrance, cause: Cause) {
         let (key, now) = (self.submitters.key(name.as_bytes()), self.at);
         let is_held = self.standings.get(name, Hindrance::Held).is_some();
         self.submitters.modify(key, now, |record| {

@@ -39,6 +39,22 @@ pub struct Stop {
     pub evidence: Vec<String>,
 }
 
+/// What a decision to hold or lock puts in force.
+impl From<&Decision> for Stop {
+    fn from(decision: &Decision) -> Stop {
+        Stop {
+            id: decision.id,
+            scope: decision.scope,
+            since: decision.time,
+            until: decision.until,
+            jail: decision.jail.clone(),
+            reason: decision.reason.clone(),
+            cause: decision.cause,
+            evidence: decision.evidence.clone(),
+        }
+    }
+}
+
 /// A submitter that is stopped.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stopped {
@@ -73,8 +89,13 @@ impl Standings {
         }
     }
 
+    /// Holds and locks together.
+    pub fn count(&self) -> usize {
+        self.held.len() + self.locked.len()
+    }
+
     pub fn is_full(&self) -> bool {
-        self.held.len() + self.locked.len() >= limits::STOPPED_ACCOUNTS_MAX
+        self.count() >= limits::STOPPED_ACCOUNTS_MAX
     }
 
     /// By name, the hold of one before its lock.
@@ -216,17 +237,7 @@ impl Engine {
 
     /// Enters a hold or lock and tells of it, if that changed anything. In observe mode it is only told.
     pub(in crate::engine) fn stop(&mut self, name: &str, hindrance: Hindrance, decision: Decision) -> bool {
-        let stop = Stop {
-            id: decision.id,
-            scope: decision.scope,
-            since: decision.time,
-            until: decision.until,
-            jail: decision.jail.clone(),
-            reason: decision.reason.clone(),
-            cause: decision.cause,
-            evidence: decision.evidence.clone(),
-        };
-        let changed = decision.observed || self.standings.enter(name, hindrance, stop);
+        let changed = decision.observed || self.standings.enter(name, hindrance, Stop::from(&decision));
         if changed {
             self.push(decision);
         }
@@ -264,7 +275,7 @@ impl Engine {
     }
 
     pub(in crate::engine) fn push_freed(&mut self, name: &str, hindrance: Hindrance, stop: &Stop, time: i64, reason: &str, cause: Cause) {
-        self.freed(name, hindrance, stop, cause);
+        self.freed(name, hindrance, cause);
         let verb = if hindrance == Hindrance::Held { Verb::Release } else { Verb::Unlock };
         let decision = self.decision(verb, Subject::Account(name.to_owned()), stop.scope, time, &stop.jail, reason.to_owned());
         self.push_at(decision, time, cause);

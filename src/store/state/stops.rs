@@ -13,8 +13,8 @@ const ENTER: &str = "INSERT OR REPLACE INTO stops (account, verb, id, scope, sin
 pub(super) fn record(connection: &Connection, account: &str, decision: &Decision) -> rusqlite::Result<()> {
     let lifted = match decision.verb {
         _ if decision.observed => return Ok(()),
-        Verb::Lock => return enter(connection, account, Hindrance::Locked, &stop_of(decision)),
-        Verb::Hold => return enter(connection, account, Hindrance::Held, &stop_of(decision)),
+        Verb::Lock => return enter(connection, account, Hindrance::Locked, &Stop::from(decision)),
+        Verb::Hold => return enter(connection, account, Hindrance::Held, &Stop::from(decision)),
         Verb::Unlock => Hindrance::Locked,
         Verb::Release => Hindrance::Held,
         Verb::Ban | Verb::Unban | Verb::Alert => return Ok(()),
@@ -72,17 +72,4 @@ fn stopped(row: &Row<'_>) -> rusqlite::Result<Option<Stopped>> {
         evidence: lines(row, 9)?,
     };
     Ok(Some(Stopped { name: row.get(0)?, hindrance, stop }))
-}
-
-fn stop_of(decision: &Decision) -> Stop {
-    Stop {
-        id: decision.id,
-        scope: decision.scope,
-        since: decision.time,
-        until: decision.until,
-        jail: decision.jail.clone(),
-        reason: decision.reason.clone(),
-        cause: decision.cause,
-        evidence: decision.evidence.clone(),
-    }
 }
