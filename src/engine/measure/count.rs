@@ -4,7 +4,7 @@
 //! the key; a list on the heap costs three times that.
 
 use super::sum::{Unit, read_units, write_units};
-use super::{Addition, SHARERS_MAX, Summary, Terms, When, Window, read_levels, write_levels};
+use super::{Addition, Levels, SHARERS_MAX, Summary, Terms, When, Window};
 use crate::engine::snapshot::{Mark, Reader};
 use crate::engine::table::{Aging, Rank, Value};
 
@@ -143,8 +143,8 @@ impl Window for Small {
 
     fn decode(bytes: &[u8], slots: &[u8; SHARERS_MAX], terms: &Terms) -> Option<Self> {
         let mut reader = Reader(bytes);
-        let levels = read_levels(&mut reader, slots)?;
-        let mut window = Small { level: levels[0], ..Small::default() };
+        let levels = Levels::read(&mut reader, slots)?;
+        let mut window = Small { level: levels.of(0), ..Small::default() };
         for unit in read_units(&mut reader, slots, terms.now)? {
             if unit.when.consumed() & 1 == 0 {
                 for _ in 0..unit.amount().min(Small::UNITS as u64) {
@@ -176,7 +176,9 @@ impl Value for Small {
 
     fn encode(&self, now: i64) -> Vec<u8> {
         let mut out = Vec::with_capacity(SHARERS_MAX + Small::UNITS * 16);
-        write_levels(&[self.level, 0, 0, 0, 0, 0, 0], &mut out);
+        let mut levels = Levels::default();
+        levels.set(0, self.level);
+        levels.write(&mut out);
         write_units(self.live().iter().map(|slot| Unit::new(When::new(slot.stamp(now), 0), 1, slot.tag())), &mut out);
         out
     }

@@ -1,6 +1,6 @@
 //! The window of a distinct jail: each value with the moment it was seen last, 24 bytes a value.
 
-use super::{Addition, Group, Levels, SHARERS_MAX, Summary, Terms, When, Window, read_levels, write_levels};
+use super::{Addition, Group, Levels, SHARERS_MAX, Summary, Terms, When, Window};
 use crate::engine::key::Host;
 use crate::engine::snapshot::{Mark, Reader};
 use crate::engine::table::{Aging, Rank, Value};
@@ -156,13 +156,11 @@ impl Window for Seen {
     }
 
     fn level(&self, slot: u8) -> u8 {
-        self.levels.get(usize::from(slot)).copied().unwrap_or(0)
+        self.levels.of(slot)
     }
 
     fn set_level(&mut self, slot: u8, level: u8) {
-        if let Some(place) = self.levels.get_mut(usize::from(slot)) {
-            *place = level;
-        }
+        self.levels.set(slot, level);
     }
 
     fn clear(&mut self, slot: u8, terms: &Terms) {
@@ -193,7 +191,7 @@ impl Window for Seen {
 
     fn decode(bytes: &[u8], slots: &[u8; SHARERS_MAX], terms: &Terms) -> Option<Self> {
         let mut reader = Reader(bytes);
-        let levels = read_levels(&mut reader, slots)?;
+        let levels = Levels::read(&mut reader, slots)?;
         let mut values = Vec::new();
         while !reader.is_empty() {
             let value = [reader.u64()?, reader.u64()?];
@@ -228,7 +226,7 @@ impl Value for Seen {
 
     fn encode(&self, _now: i64) -> Vec<u8> {
         let mut out = Vec::with_capacity(SHARERS_MAX + self.values.len() * 24);
-        write_levels(&self.levels, &mut out);
+        self.levels.write(&mut out);
         for one in self.values.iter() {
             out.extend_from_slice(&one.value[0].to_le_bytes());
             out.extend_from_slice(&one.value[1].to_le_bytes());

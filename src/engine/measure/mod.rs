@@ -401,21 +401,33 @@ impl When {
 }
 
 /// Levels of the jails that share a window.
-pub(super) type Levels = [u8; SHARERS_MAX];
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Levels([u8; SHARERS_MAX]);
 
-pub(super) fn write_levels(levels: &Levels, out: &mut Vec<u8>) {
-    out.extend_from_slice(levels);
-}
+impl Levels {
+    fn of(&self, slot: u8) -> u8 {
+        self.0.get(usize::from(slot)).copied().unwrap_or(0)
+    }
 
-pub(super) fn read_levels(reader: &mut Reader<'_>, slots: &[u8; SHARERS_MAX]) -> Option<Levels> {
-    let stored: Levels = reader.array()?;
-    let mut levels = [0; SHARERS_MAX];
-    for (from, to) in slots.iter().enumerate() {
-        if let Some(level) = levels.get_mut(usize::from(*to)) {
-            *level = stored.get(from).copied().unwrap_or(0);
+    fn set(&mut self, slot: u8, level: u8) {
+        if let Some(place) = self.0.get_mut(usize::from(slot)) {
+            *place = level;
         }
     }
-    Some(levels)
+
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.0);
+    }
+
+    /// Stored levels, their slots renamed.
+    fn read(reader: &mut Reader<'_>, slots: &[u8; SHARERS_MAX]) -> Option<Levels> {
+        let stored = Levels(reader.array()?);
+        let mut levels = Levels::default();
+        for (from, to) in (0..).zip(slots) {
+            levels.set(*to, stored.of(from));
+        }
+        Some(levels)
+    }
 }
 
 /// Every bit stays what it was.

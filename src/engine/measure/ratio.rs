@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Addition, Levels, SHARERS_MAX, Summary, Terms, When, Window, read_levels, write_levels};
+use super::{Addition, Levels, SHARERS_MAX, Summary, Terms, When, Window};
 use crate::engine::snapshot::{Mark, Reader};
 use crate::engine::table::{Aging, Rank, Value};
 use crate::limits;
@@ -110,13 +110,11 @@ impl Window for Ratio {
     }
 
     fn level(&self, slot: u8) -> u8 {
-        self.levels.get(usize::from(slot)).copied().unwrap_or(0)
+        self.levels.of(slot)
     }
 
     fn set_level(&mut self, slot: u8, level: u8) {
-        if let Some(place) = self.levels.get_mut(usize::from(slot)) {
-            *place = level;
-        }
+        self.levels.set(slot, level);
     }
 
     /// A ratio goes up and down with every answer: it is over when it has halved.
@@ -148,7 +146,7 @@ impl Window for Ratio {
 
     fn decode(bytes: &[u8], slots: &[u8; SHARERS_MAX], terms: &Terms) -> Option<Self> {
         let mut reader = Reader(bytes);
-        let levels = read_levels(&mut reader, slots)?;
+        let levels = Levels::read(&mut reader, slots)?;
         let mut units = VecDeque::new();
         while !reader.is_empty() {
             units.push_back(Unit {
@@ -183,7 +181,7 @@ impl Value for Ratio {
 
     fn encode(&self, _now: i64) -> Vec<u8> {
         let mut out = Vec::with_capacity(SHARERS_MAX + self.units.len() * 20);
-        write_levels(&self.levels, &mut out);
+        self.levels.write(&mut out);
         for unit in &self.units {
             out.extend_from_slice(&unit.when.raw().to_le_bytes());
             out.extend_from_slice(&unit.all.to_le_bytes());

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Addition, Levels, SHARERS_MAX, Summary, Terms, When, Window, read_levels, write_levels};
+use super::{Addition, Levels, SHARERS_MAX, Summary, Terms, When, Window};
 use crate::engine::snapshot::{Mark, Reader};
 use crate::engine::table::{Aging, Rank, Value};
 use crate::limits;
@@ -95,13 +95,11 @@ impl Window for Weighted {
     }
 
     fn level(&self, slot: u8) -> u8 {
-        self.levels.get(usize::from(slot)).copied().unwrap_or(0)
+        self.levels.of(slot)
     }
 
     fn set_level(&mut self, slot: u8, level: u8) {
-        if let Some(place) = self.levels.get_mut(usize::from(slot)) {
-            *place = level;
-        }
+        self.levels.set(slot, level);
     }
 
     fn clear(&mut self, slot: u8, terms: &Terms) {
@@ -133,7 +131,7 @@ impl Window for Weighted {
 
     fn decode(bytes: &[u8], slots: &[u8; SHARERS_MAX], terms: &Terms) -> Option<Self> {
         let mut reader = Reader(bytes);
-        let levels = read_levels(&mut reader, slots)?;
+        let levels = Levels::read(&mut reader, slots)?;
         let units: VecDeque<Unit> =
             read_units(&mut reader, slots, terms.now)?.filter(|unit| unit.when.consumed() & terms.sharers != terms.sharers).collect();
         let total = units.iter().map(|unit| unit.amount()).sum();
@@ -161,7 +159,7 @@ impl Value for Weighted {
 
     fn encode(&self, _now: i64) -> Vec<u8> {
         let mut out = Vec::with_capacity(SHARERS_MAX + self.units.len() * 16);
-        write_levels(&self.levels, &mut out);
+        self.levels.write(&mut out);
         write_units(self.units.iter().copied(), &mut out);
         out
     }
