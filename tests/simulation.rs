@@ -3,6 +3,10 @@
 //! Whatever the seed: nobody honest is banned, every ban ends, memory is bounded, what the decisions tell is what the ledger
 //! holds, the same seed gives the same decisions, and a crash between two lines changes nothing.
 
+#[expect(dead_code, reason = "not all of it is needed here")]
+#[path = "support/dice.rs"]
+mod dice;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
@@ -18,6 +22,8 @@ use mailwarden::engine::{Engine, EngineConfig, Seed};
 use mailwarden::event::{Event, EventKind, Reason, Service};
 use mailwarden::time::Timestamp;
 
+use crate::dice::Dice;
+
 const SECOND: i64 = 1_000_000;
 const MINUTE: i64 = 60 * SECOND;
 const HOUR: i64 = 60 * MINUTE;
@@ -25,25 +31,6 @@ const DAY: i64 = 24 * HOUR;
 const START: i64 = 20_780 * DAY;
 const KEYS_MAX: usize = 2_000;
 const BANS_MAX: usize = 400;
-
-/// SplitMix64: the seed is all there is.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-    fn below(&mut self, limit: u64) -> u64 {
-        self.roll() % limit
-    }
-    fn between(&mut self, low: i64, high: i64) -> i64 {
-        low + self.below((high - low) as u64) as i64
-    }
-}
 
 /// An event that owns its texts.
 #[derive(Clone, Debug)]

@@ -6,6 +6,8 @@
 
 #[path = "stolen/budget.rs"]
 mod budget;
+#[path = "support/dice.rs"]
+mod dice;
 #[path = "stolen/edges.rs"]
 mod edges;
 #[path = "stolen/globe.rs"]

@@ -6,7 +6,8 @@ use mailwarden::engine::decision::{Command, Reply, Verb};
 use mailwarden::engine::jail::Scope;
 use mailwarden::time::Timestamp;
 
-use crate::globe::{self, Dice};
+use crate::dice::Dice;
+use crate::globe;
 use crate::host::{Host, is_about};
 use crate::log::{Answer, DAY, HOUR, Log, MINUTE, SECOND, correspondent, strangers};
 use crate::people::{Clerk, mailing, midnight};

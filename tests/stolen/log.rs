@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use mailwarden::time::Timestamp;
 
-use crate::globe::Dice;
+use crate::dice::Dice;
 
 pub const SECOND: i64 = 1_000_000;
 pub const MINUTE: i64 = 60 * SECOND;

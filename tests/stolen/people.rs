@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use crate::globe::{self, Dice};
+use crate::dice::Dice;
+use crate::globe;
 use crate::log::{Answer, DAY, HOUR, Log, MINUTE, Recipients, SECOND, START, correspondent, strangers};
 
 pub const DAYS: i64 = 14;

@@ -9,7 +9,7 @@ use mailwarden::engine::jail::Scope;
 use mailwarden::engine::snapshot::SnapshotRow;
 use mailwarden::time::Timestamp;
 
-use crate::globe::Dice;
+use crate::dice::Dice;
 use crate::host::{Host, Reader, engine, is_stop, sentence, shipped};
 use crate::log::DAY;
 use crate::people::VMAIL;

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::globe::{self, Dice};
+use crate::dice::Dice;
+use crate::globe;
 use crate::log::{Accepted, DAY, HOUR, Line, Log, MINUTE, SECOND, strangers};
 use crate::people::{self, Clerk, DAYS, is_workday, mailing, midnight};
 
