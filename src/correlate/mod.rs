@@ -74,7 +74,7 @@ impl Correlator {
             messages: Messages::new(),
             sessions: Sessions::default(),
             proxied: Proxied::default(),
-            message_ids: MessageIds::new(),
+            message_ids: MessageIds::default(),
             hints: Hints::default(),
             trusted,
             hasher: DefaultHashBuilder::default(),

@@ -76,21 +76,22 @@ fn is_fresh(client: &Client, now: Timestamp) -> bool {
     now.since(client.seen) < PROXIED_AGE_MAX
 }
 
-/// The last message-ids: direct mapped, so bounded; two ids that meet in one place only forget the older one.
+/// The last message-ids: direct mapped, so bounded; two ids that meet in one place only forget the older one. Takes no memory
+/// before the first.
+#[derive(Default)]
 pub(super) struct MessageIds(Box<[Option<(u64, MessageRef, Timestamp)>]>);
 
 impl MessageIds {
-    pub fn new() -> Self {
-        MessageIds(vec![None; MESSAGE_IDS].into())
-    }
-
     /// `hash` is of host and message-id.
     pub fn remember(&mut self, hash: u64, message: MessageRef, now: Timestamp) {
+        if self.0.is_empty() {
+            self.0 = vec![None; MESSAGE_IDS].into();
+        }
         self.0[place(hash)] = Some((hash, message, now));
     }
 
     pub fn find(&self, hash: u64, now: Timestamp) -> Option<MessageRef> {
-        let (known, message, seen) = self.0[place(hash)]?;
+        let (known, message, seen) = (*self.0.get(place(hash))?)?;
         (known == hash && now.since(seen) < MESSAGE_ID_AGE_MAX).then_some(message)
     }
 }

@@ -18,7 +18,7 @@ use crate::enforce::errand::Outcome;
 use crate::notify;
 
 /// Decisions that a slow monitor may lag behind.
-const MONITOR_BACKLOG: usize = 4_096;
+const MONITOR_BACKLOG: usize = 1_024;
 
 pub enum Message {
     Request(Request, oneshot::Sender<Response>),

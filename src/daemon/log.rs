@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 /// Lines that wait to be written.
-const LINES_MAX: usize = 4_096;
+const LINES_MAX: usize = 1_024;
 
 static SENDER: OnceLock<SyncSender<Message>> = OnceLock::new();
 static DROPPED: AtomicU64 = AtomicU64::new(0);

@@ -65,6 +65,7 @@ struct Shard<V> {
 
 #[derive(Debug)]
 pub struct Table<V> {
+    /// None until the first row comes: most jails of a quiet host have nothing to count.
     shards: Vec<Shard<V>>,
     len: usize,
     cap: usize,
@@ -94,9 +95,8 @@ const EVICTION_SCAN: usize = 128;
 
 impl<V: Value> Table<V> {
     pub fn new(secret: u64, cap: usize, persist: bool) -> Self {
-        let shards = (0..limits::TABLE_SHARDS).map(|_| Shard { rows: HashTable::new(), hand: 0 }).collect();
         Table {
-            shards,
+            shards: Vec::new(),
             len: 0,
             cap: cap.max(1),
             secret,
@@ -155,8 +155,9 @@ impl<V: Value> Table<V> {
     #[inline]
     pub fn update_at<R>(&mut self, hash: u64, key: u128, aging: &Aging, newcomer_hot: bool, work: impl FnOnce(&mut V) -> (Fate, R)) -> R {
         let wanted = split(key);
-        let Some(shard) = self.shards.get_mut(shard_of(hash)) else { return work(&mut V::default()).1 };
-        if let Ok(mut entry) = shard.rows.find_entry(hash, |row| row.key == wanted) {
+        if let Some(shard) = self.shards.get_mut(shard_of(hash))
+            && let Ok(mut entry) = shard.rows.find_entry(hash, |row| row.key == wanted)
+        {
             let (fate, result) = change(&mut self.journal, key, &mut entry.get_mut().value, aging.now, work);
             if fate == Fate::Remove {
                 let (row, _) = entry.remove();
@@ -208,7 +209,7 @@ impl<V: Value> Table<V> {
         // The next pass finds out when it ends.
         (self.first_end, self.pass_first_end) = (i64::MIN, i64::MIN);
         let (secret, wanted) = (self.secret, split(key));
-        let Some(shard) = self.shards.get_mut(shard_of(hash)) else { return };
+        let Some(shard) = self.shard_mut(shard_of(hash)) else { return };
         match shard.rows.find_mut(hash, |row| row.key == wanted) {
             Some(row) => row.value = value,
             None => {
@@ -241,10 +242,17 @@ impl<V: Value> Table<V> {
             value.set_mark(journal.changed(key, Mark::default()));
         }
         let secret = self.secret;
-        if let Some(shard) = self.shards.get_mut(index) {
+        if let Some(shard) = self.shard_mut(index) {
             shard.rows.insert_unique(hash, Row { key: split(key), value }, |row| spread(join(row.key), secret));
             self.len += 1;
         }
+    }
+
+    fn shard_mut(&mut self, index: usize) -> Option<&mut Shard<V>> {
+        if self.shards.is_empty() {
+            self.shards.resize_with(limits::TABLE_SHARDS, || Shard { rows: HashTable::new(), hand: 0 });
+        }
+        self.shards.get_mut(index)
     }
 
     /// Looks at the next buckets, at most `max`, and removes the dead rows among them. A small table needs a small broom: a
