@@ -186,6 +186,8 @@ pub struct Event<'a> {
     pub whence: Whence,
     /// Filled in by the engine: many addresses have failed to log in as this account lately.
     pub besieged: bool,
+    /// Filled in by the engine: a delivery to a domain that the submitter had not written to before today.
+    pub new_recipient_domain: bool,
     /// Filled in by the engine, where it says something about where the client is.
     pub country: Option<u16>,
     /// Filled in by the engine: the number of the client's provider.
@@ -221,6 +223,7 @@ impl Event<'_> {
             relay: None,
             whence: Whence::NOWHERE,
             besieged: false,
+            new_recipient_domain: false,
             country: None,
             asn: None,
             line: b"",

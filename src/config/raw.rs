@@ -255,6 +255,7 @@ raw! {
         has_account: bool = "has-account",
         place: Many<Negatable<Familiarity>> = "place",
         besieged: bool = "besieged",
+        new_recipient_domain: bool = "new-recipient-domain",
         submitter: Many<Negatable<SubmitterKind>> = "submitter",
     }
 }

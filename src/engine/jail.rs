@@ -80,6 +80,8 @@ pub enum Test {
     Place(Vec<Familiarity>),
     /// Many addresses have failed to log in as the account lately (true), or not.
     Besieged(bool),
+    /// The submitter had never written to the recipient's domain before today (true), or had.
+    NewRecipientDomain(bool),
     Submitter(Vec<SubmitterKind>),
 }
 

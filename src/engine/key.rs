@@ -236,6 +236,11 @@ pub fn domain(name: &[u8]) -> Option<&[u8]> {
     name.get(at + 1..).filter(|domain| !domain.is_empty())
 }
 
+/// Of the domain of an address, in any case of letters.
+pub fn domain_key(seed: Seed, address: &[u8]) -> Option<u128> {
+    domain(address).map(|name| name_key(seed, &name.to_ascii_lowercase()))
+}
+
 pub fn name_key(seed: Seed, name: &[u8]) -> u128 {
     SipHasher13::new_with_keys(seed.0[0], seed.0[1]).hash(name).as_u128()
 }

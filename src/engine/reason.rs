@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::jail::{Jail, Measure};
+use super::jail::{Distinct, Jail, Measure, Test};
 use crate::event::{Event, EventKind, Familiarity};
 
 /// `8m12s`, `3h`, `2d4h`: the two largest units.
@@ -49,6 +49,9 @@ pub fn sign(jail: &Jail, event: &Event<'_>, total: u64) -> String {
         Measure::Speed => format!("two logins that need a journey at {total} km/h"),
         Measure::RatioBounced => format!("{total} % of the recipients refused"),
         Measure::RatioSpam => format!("{total} % of the mail called spam by other providers"),
+        Measure::Distinct(Distinct::RecipientDomain) if wants_new_domains(jail) => {
+            format!("mail to {total} domains it had never written to, in {}", span(jail.findtime.as_micros() as i64))
+        }
         measure => {
             let what = what(event.kind, measure);
             let what = if total == 1 { what.strip_suffix('s').unwrap_or(&what) } else { &what };
@@ -64,6 +67,10 @@ pub fn sign(jail: &Jail, event: &Event<'_>, total: u64) -> String {
         text.push_str(&format!(" ({}{})", char::from(first), char::from(second)));
     }
     text
+}
+
+fn wants_new_domains(jail: &Jail) -> bool {
+    jail.conditions.iter().any(|condition| !condition.negated && condition.test == Test::NewRecipientDomain(true))
 }
 
 const fn speaks_for_itself(measure: Measure) -> bool {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::account::{Kind, network};
 use super::counting::is_failure;
 use super::jail::{Action, Condition, Distinct, Jail, KeyPart, Measure, Novelty, Override, SubmitterKind, Test, Unless};
-use super::key::{Facets, bits_of, domain, name_key};
+use super::key::{Facets, bits_of, domain_key, name_key};
 use super::key::{Seed, Subnet};
 use super::measure::count::Small;
 use super::measure::{Group as Same, SHARERS_MAX, Span, Terms, Windows, ratio};
@@ -218,7 +218,7 @@ impl Group {
             Distinct::Ip | Distinct::Network => facets.host.map(|host| host.key()),
             Distinct::Account => facets.account(),
             Distinct::Recipient => facets.event.recipient.map(|name| name_key(seed, &name.to_ascii_lowercase())),
-            Distinct::RecipientDomain => facets.event.recipient.and_then(domain).map(|name| name_key(seed, &name.to_ascii_lowercase())),
+            Distinct::RecipientDomain => facets.event.recipient.and_then(|recipient| domain_key(seed, recipient)),
             Distinct::Country => facets.event.country.map(u128::from),
             Distinct::Asn => facets.event.asn.map(u128::from),
             Distinct::Operator => facets.event.relay.and_then(operator).map(u128::from),
@@ -400,6 +400,7 @@ impl CompiledTest {
             CompiledTest::Plain(Test::HasAccount(wanted)) => event.account.is_some() == *wanted,
             CompiledTest::Plain(Test::Place(places)) => places.contains(&event.whence.familiarity),
             CompiledTest::Plain(Test::Besieged(wanted)) => event.besieged == *wanted,
+            CompiledTest::Plain(Test::NewRecipientDomain(wanted)) => event.new_recipient_domain == *wanted,
             CompiledTest::Plain(Test::Submitter(kinds)) => {
                 event.submitter.or(event.account).is_some_and(|name| kinds.iter().any(|kind| is_kind(*kind, Kind::of(name))))
             }

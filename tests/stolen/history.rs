@@ -101,6 +101,49 @@ fn no_volume_is_learned_above_alert() {
     }
 }
 
+/// To so many firms, each with a domain of its own, one letter each.
+fn to_firms(log: &mut Log, at: i64, ip: std::net::IpAddr, firms: std::ops::Range<u32>) {
+    let letters: Vec<_> = firms.map(|firm| vec![(format!("info@firm{firm}.example"), Answer::Sent)]).collect();
+    log.submit(at, ip, OWNER, letters, 10 * SECOND);
+}
+
+/// When a sign in those words was last counted.
+fn said(host: &Host, words: &str) -> Option<String> {
+    host.view(OWNER).signs.into_iter().filter(|sign| sign.text.contains(words)).map(|sign| sign.time).max()
+}
+
+/// Sixty firms that the account never wrote to are a sign. The same sixty a day later are none, and to a newsletter, which writes
+/// to more than anybody can remember, nobody is new the next time.
+#[test]
+fn domains_that_were_never_written_to_are_a_sign_and_the_usual_ones_are_not() {
+    let strange = "domains it had never written to";
+    for (first, second, second_is_a_sign) in [(0..60, 0..60, false), (0..60, 100..160, true), (0..200, 300..360, false)] {
+        let mut host = Host::shipped();
+        let mut log = Log::new(19);
+        clerk().days(&mut log, 0..9);
+        to_firms(&mut log, midnight(9) + 9 * HOUR, clerk().office, first.clone());
+        host.play(log);
+        let before = said(&host, strange);
+        assert!(before.is_some(), "{first:?}: {:?}", host.view(OWNER).signs);
+        let mut log = Log::new(20);
+        to_firms(&mut log, midnight(12) + 9 * HOUR, clerk().office, second.clone());
+        host.play(log);
+        assert_eq!(said(&host, strange) > before, second_is_a_sign, "{first:?}, {second:?}: {:?}", host.view(OWNER).signs);
+        host.assert_free(OWNER);
+    }
+}
+
+/// A dozen of them from a place where the account never was count for more.
+#[test]
+fn a_stranger_who_writes_to_strangers_is_noticed_after_a_dozen() {
+    let mut host = Host::shipped();
+    let mut log = Log::new(21);
+    clerk().days(&mut log, 0..9);
+    to_firms(&mut log, midnight(9) + 9 * HOUR, globe::line("DE", 77, 5), 500..512);
+    host.play(log);
+    assert!(said(&host, "mail to 12 domains it had never written to").is_some(), "{:?}", host.view(OWNER).signs);
+}
+
 #[test]
 fn two_locks_within_a_month_end_and_the_third_does_not() {
     let mut host = Host::shipped();

@@ -110,6 +110,11 @@ impl History {
         self.first == 0 || now.saturating_sub(self.first) < YOUNG_SECONDS
     }
 
+    /// Old enough to say what is usual.
+    pub fn is_settled(&self, now: u32) -> bool {
+        !self.is_young(now) && now.saturating_sub(self.first) >= SETTLED_SECONDS
+    }
+
     /// `country` only where it says something.
     pub fn whence(&self, ip: IpAddr, country: Option<u16>, now: u32) -> Whence {
         let is_young = self.is_young(now);
@@ -131,7 +136,7 @@ impl History {
             familiarity,
             is_first_country: familiarity == Familiarity::NewCountry && seen_country.is_none(),
             is_first_network: familiarity >= Familiarity::NewNetwork && seen_network.is_none(),
-            is_first_hour: !is_young && now.saturating_sub(self.first) >= SETTLED_SECONDS && !around,
+            is_first_hour: self.is_settled(now) && !around,
             kilometres_per_hour: 0,
         }
     }

@@ -8,7 +8,7 @@ use super::{Hindrance, Stop};
 use crate::engine::Engine;
 use crate::engine::decision::{Cause, Decision, Subject, Verb};
 use crate::engine::jail::Scope;
-use crate::engine::key::{Host, domain};
+use crate::engine::key::{Host, Seed, domain, domain_key};
 use crate::engine::known::seconds;
 use crate::engine::ledger::{BanKey, Entry};
 use crate::engine::snapshot::Reader;
@@ -82,6 +82,7 @@ impl Engine {
         let (record, now) = (self.submitters.get(key), seconds(self.at));
         let mut context = Context { event: *event, key: Some(key), location: None, is_ours: false };
         context.event.besieged = record.is_some_and(|record| self.is_besieged(record, now));
+        context.event.new_recipient_domain = record.is_some_and(|record| self.is_new_domain(event, record, now));
         let Some(ip) = event.ip.filter(|_| needs_place(event) && (record.is_some() || !is_failure)) else {
             return context;
         };
@@ -109,6 +110,11 @@ impl Engine {
         context
     }
 
+    /// A message went out to a domain that its submitter never wrote to before today.
+    fn is_new_domain(&self, event: &Event<'_>, record: &Record, now: u32) -> bool {
+        record.history.is_settled(now) && recipient_domain(event, self.seed).is_some_and(|domain| record.domains.is_new(domain, day(now)))
+    }
+
     pub(in crate::engine) fn is_besieged(&self, record: &Record, now: u32) -> bool {
         record.besieged != 0 && now.saturating_sub(record.besieged) < BESIEGED_SECONDS
     }
@@ -126,6 +132,7 @@ impl Engine {
         let (now, micros, half_life, alert) = (seconds(self.at), self.at, self.risk.half_life, self.risk.alert);
         self.note_history(now);
         let is_delivery = event.kind == EventKind::Delivery;
+        let domain = recipient_domain(event, self.seed);
         self.submitters.update(key, name, micros, |record| {
             let is_frozen = record.risk.total(micros, half_life) >= alert || record.risk.rung >= Rung::Held;
             if let Some(ip) = event.ip.filter(|_| needs_place(event) && !is_delivery && !is_ours) {
@@ -139,6 +146,9 @@ impl Engine {
             }
             if !is_frozen && messages + recipients > 0 {
                 record.history.sent(messages, recipients, now);
+            }
+            if let Some(domain) = domain.filter(|_| !is_frozen) {
+                record.domains.note(domain, day(now));
             }
         });
     }
@@ -419,6 +429,17 @@ fn submitter<'a>(event: &Event<'a>) -> Option<&'a [u8]> {
 }
 
 /// A web site's mail comes from nowhere.
+/// Where a message went that left this host.
+fn recipient_domain(event: &Event<'_>, seed: Seed) -> Option<u128> {
+    let leaves = event.kind == EventKind::Delivery && event.recipients > 0;
+    event.recipient.filter(|_| leaves).and_then(|recipient| domain_key(seed, recipient))
+}
+
+/// Since 1970.
+const fn day(now: u32) -> u16 {
+    (now / 86_400) as u16
+}
+
 fn needs_place(event: &Event<'_>) -> bool {
     event.account.is_some()
 }

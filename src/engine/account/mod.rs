@@ -4,6 +4,7 @@
 //! locked by the engine, and none for failures, for geography alone, or for what other servers say alone; what an operator
 //! says goes for every name.
 
+mod domains;
 mod history;
 mod ladder;
 pub mod report;

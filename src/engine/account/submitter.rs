@@ -1,5 +1,6 @@
 //! The table of submitters: who sends, with history and risk.
 
+use super::domains::Domains;
 use super::history::History;
 use super::risk::Risk;
 use crate::engine::key::{Host, Seed, name_key};
@@ -60,6 +61,8 @@ pub struct Record {
     pub besieged: u32,
     /// Where it was last seen: degrees, and when.
     pub last_location: Option<(f32, f32, u32)>,
+    /// Domains that it writes to.
+    pub domains: Domains,
 }
 
 /// An address that used an account from a place strange to it.
@@ -129,6 +132,7 @@ impl Value for Submitter {
             out.extend_from_slice(&longitude.to_le_bytes());
             out.extend_from_slice(&at.to_le_bytes());
         }
+        record.domains.encode(&mut out);
         out
     }
 }
@@ -147,6 +151,7 @@ fn decode(bytes: &[u8]) -> Option<Submitter> {
     if reader.u8()? == 1 {
         record.last_location = Some((f32::from_le_bytes(reader.array()?), f32::from_le_bytes(reader.array()?), reader.u32()?));
     }
+    record.domains = Domains::decode(&mut reader).unwrap_or_default();
     Some(Submitter { record: Some(Box::new(record)), mark: Mark::default() })
 }
 
@@ -237,6 +242,7 @@ mod tests {
             let (ip, country) = ([10, (day % 12) as u8, 0, 1].into(), Some((day % 5) as u16));
             record.history.visit(ip, country, start + day * 86_400, true);
             record.history.sent(1, 3, start + day * 86_400);
+            (0..3).for_each(|domain| record.domains.note(u128::from(day * 3 + domain), day as u16));
         }
         for number in 0..4u8 {
             record.stranger(Host::new([192, 0, 2, number].into()), start, true);
@@ -246,7 +252,7 @@ mod tests {
         }
         let own = size_of::<Submitter>() + size_of::<[u32; 4]>() + size_of::<Record>() + record.name.len();
         let strangers = record.strangers.capacity() * size_of::<Stranger>();
-        let total = own + strangers + record.history.heap_bytes() + record.risk.heap_bytes();
+        let total = own + strangers + record.history.heap_bytes() + record.domains.heap_bytes() + record.risk.heap_bytes();
         assert!(total <= 2_048, "{total} bytes");
     }
 
@@ -258,6 +264,7 @@ mod tests {
             record.stranger(Host::new([192, 0, 2, last].into()), u32::from(last), last % 2 == 0);
         }
         assert_eq!(record.strangers.len(), STRANGERS_MAX);
+        record.domains.note(1, 20_000);
         let submitter = Submitter { record: Some(Box::new(record)), mark: Mark::default() };
         let bytes = submitter.encode(0);
         assert_eq!(decode(&bytes).and_then(|back| back.record), submitter.record);
