@@ -1,7 +1,6 @@
 //! The recipes of contrib/hooks against the real thing: what a lock changes, an unlock brings back exactly.
 //! The ones for Postfix and Dovecot are tried in `real_host`.
 
-use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -15,6 +14,10 @@ macro_rules! skip {
         return;
     }};
 }
+
+// Behind the macro, which it uses.
+#[path = "recipes/database.rs"]
+mod database;
 
 fn recipe(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/hooks").join(name)
@@ -47,39 +50,6 @@ fn hook(name: &str, arguments: &[&str], state: &Path, verb: &str, scope: &str, a
 fn good(output: Output) -> String {
     assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
-}
-
-#[test]
-fn an_account_in_a_database_is_switched_off_and_back_to_what_it_was() {
-    if !is_there("sqlite3") {
-        skip!("no sqlite3");
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let database = dir.path().join("mail.db");
-    let sql = |text: &str| good(Command::new("sqlite3").arg(&database).arg(text).output().unwrap());
-    let odd = "o'hara\"; DROP TABLE mailbox; --@example.org";
-    sql("CREATE TABLE mailbox (username TEXT PRIMARY KEY, active INTEGER NOT NULL)");
-    sql("INSERT INTO mailbox VALUES ('anna@example.org', 1), ('bob@example.org', 0), ('carl@example.org', 1)");
-    sql(&format!("INSERT INTO mailbox VALUES ('{}', 1)", odd.replace('\'', "''")));
-    let before = sql("SELECT * FROM mailbox ORDER BY username");
-    let run = |verb: &str, scope: &str, account: &str| {
-        good(hook("sql-active", &["sqlite", database.to_str().unwrap()], dir.path(), verb, scope, account).output().unwrap())
-    };
-    // A lock of sending leaves the mailbox alone.
-    run("lock", "submission", "anna@example.org");
-    assert_eq!(sql("SELECT * FROM mailbox ORDER BY username"), before);
-    for account in ["anna@example.org", "bob@example.org", odd, "nobody@example.org"] {
-        // Twice, as after a kill.
-        run("lock", "auth", account);
-        run("lock", "auth", account);
-    }
-    assert_eq!(sql("SELECT username FROM mailbox WHERE active = 1").trim(), "carl@example.org");
-    for account in ["anna@example.org", "bob@example.org", odd, "nobody@example.org"] {
-        run("unlock", "auth", account);
-        run("unlock", "auth", account);
-    }
-    assert_eq!(sql("SELECT * FROM mailbox ORDER BY username"), before);
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no note is left");
 }
 
 /// In a private copy of /etc.
