@@ -112,31 +112,39 @@ impl std::fmt::Write for Utf8<'_> {
     }
 }
 
-/// Most text needs no escaping: it is looked at, and copied, in pieces.
+/// Most text needs no escaping, and is copied in runs.
 fn escape(text: &str, out: &mut Vec<u8>) {
-    // Pieces of a known length are looked at in one go.
-    let (pieces, rest) = text.as_bytes().as_chunks::<PIECE>();
-    for piece in pieces {
-        if piece.iter().fold(false, |any, byte| any | is_special(*byte)) {
-            escape_bytes(piece, out);
-        } else {
-            out.extend_from_slice(piece);
+    let mut bytes = text.as_bytes();
+    loop {
+        let (plain, rest) = bytes.split_at(plain_length(bytes));
+        out.extend_from_slice(plain);
+        let Some((special, rest)) = rest.split_first() else { return };
+        match special {
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', *special]),
+            control => write!(out, "\\u{control:04x}").expect("a Vec takes everything"),
         }
-    }
-    if rest.iter().any(|byte| is_special(*byte)) { escape_bytes(rest, out) } else { out.extend_from_slice(rest) }
-}
-
-fn escape_bytes(bytes: &[u8], out: &mut Vec<u8>) {
-    for &byte in bytes {
-        match byte {
-            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-            byte if is_special(byte) => write!(out, "\\u{byte:04x}").expect("a Vec takes everything"),
-            byte => out.push(byte),
-        }
+        bytes = rest;
     }
 }
 
-const PIECE: usize = 32;
+/// How many bytes at the beginning need no escaping. Eight are looked at together.
+fn plain_length(bytes: &[u8]) -> usize {
+    let whole = bytes.as_chunks::<8>().0.iter().take_while(|word| !has_special(u64::from_le_bytes(**word))).count() * 8;
+    whole + bytes[whole..].iter().take_while(|byte| !is_special(**byte)).count()
+}
+
+/// Whether a byte in it may be special, all eight in parallel: the highest bit of each says whether a subtraction borrowed.
+const fn has_special(word: u64) -> bool {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const HIGHEST: u64 = ONES << 7;
+    const fn has_below(word: u64, limit: u64) -> u64 {
+        word.wrapping_sub(ONES * limit) & !word & HIGHEST
+    }
+    const fn has(word: u64, byte: u8) -> u64 {
+        has_below(word ^ (ONES * byte as u64), 1)
+    }
+    has_below(word, 0x20) | has(word, b'"') | has(word, b'\\') | has(word, 0x7f) != 0
+}
 
 const fn is_special(byte: u8) -> bool {
     byte < 0x20 || byte == b'"' || byte == b'\\' || byte == 0x7f
@@ -145,6 +153,18 @@ const fn is_special(byte: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_special_byte_is_seen_wherever_it_stands() {
+        for byte in 0..=255 {
+            for place in 0..8 {
+                let mut word = *b"ordinary";
+                word[place] = byte;
+                assert_eq!(has_special(u64::from_le_bytes(word)), is_special(byte), "{byte} at {place}");
+                assert_eq!(plain_length(&word), if is_special(byte) { place } else { 8 });
+            }
+        }
+    }
 
     #[test]
     fn any_bytes_become_valid_json() {

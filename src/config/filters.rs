@@ -28,6 +28,13 @@ impl Filters {
         self.set.pattern_count()
     }
 
+    /// Does nothing where somebody else has the filters as well.
+    pub fn forget_samples(&mut self) {
+        if let Some(set) = Arc::get_mut(&mut self.set) {
+            set.forget_samples();
+        }
+    }
+
     /// Runs the samples of the filters; what is wrong with them becomes a warning. `report` is that of the configuration.
     pub fn check_samples(&self, report: &mut Report) {
         for error in self.set.check_samples() {

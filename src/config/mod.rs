@@ -84,6 +84,14 @@ impl From<&Config> for EngineConfig {
     }
 }
 
+impl Config {
+    /// Lets go of what only messages about mistakes and `check` need: the texts of the files, the samples of the filters.
+    pub fn forget_texts(&mut self) {
+        self.warnings = Report::default();
+        self.filters.forget_samples();
+    }
+}
+
 /// Reads and checks the whole configuration.
 pub fn load(paths: &Paths) -> Result<Config, Report> {
     let mut report = Report::default();

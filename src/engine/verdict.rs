@@ -9,6 +9,7 @@ use siphasher::sip::SipHasher13;
 use super::account::{Rung, Sign};
 use super::counting::is_failure;
 use super::decision::{Cause, Decision, Subject, Verb};
+use super::evidence::text_of;
 use super::jail::{Action, Distinct, Jail, KeyPart, Measure, Mode, Scope};
 use super::key::{Facets, Host, Subnet};
 use super::ledger::{Added, BanKey, Entry};
@@ -395,7 +396,7 @@ pub(super) fn end(now: i64, duration: Option<Duration>) -> i64 {
 
 fn own_line(event: &Event<'_>) -> Vec<String> {
     let line = event.line.get(..limits::EVIDENCE_LINE_BYTES_MAX).unwrap_or(event.line);
-    if line.is_empty() { Vec::new() } else { vec![String::from_utf8_lossy(line).into_owned()] }
+    if line.is_empty() { Vec::new() } else { vec![text_of(line)] }
 }
 
 /// Whom a ban of a jail with such a key hits.

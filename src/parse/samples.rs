@@ -6,7 +6,7 @@ use jiff::tz::TimeZone;
 use toml::Spanned;
 
 use super::dispatch::FilterSet;
-use super::filter::{FilterError, Pattern, Sample};
+use super::filter::{FilterError, Pattern, Sample, Samples};
 use super::parser::{Outcome, Parser, ParserOptions};
 use super::{Field, Parsed};
 use crate::time::Timestamp;
@@ -17,6 +17,13 @@ const MISSES_MIN: usize = 1;
 const HEADER: &str = "Nov 24 02:31:55 mx1 ";
 
 impl FilterSet {
+    /// For whoever runs the filters and does not check them.
+    pub fn forget_samples(&mut self) {
+        for pattern in &mut self.patterns {
+            pattern.samples = Samples::default();
+        }
+    }
+
     /// What is wrong with the samples: too few, not matched, matched by another pattern, read differently.
     pub fn check_samples(self: &Arc<Self>) -> Vec<FilterError> {
         let options = ParserOptions { zone: TimeZone::UTC, reference: Timestamp::ZERO, annotated: false };
