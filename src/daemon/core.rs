@@ -290,7 +290,8 @@ impl Core {
     }
 
     fn take_over(&mut self, Loaded { mut config, engine, geo }: Loaded) -> Response {
-        setup::warn_of(&mut config);
+        setup::warn_of(&config);
+        config.forget_texts();
         self.parser = Parser::new(config.filters.set.clone(), self.parser_options.clone());
         self.correlator.reconfigure(config.accounts.clone(), engine.allow.mynetworks.clone());
         self.engine.reconfigure(engine, self.clock.now());

@@ -48,7 +48,8 @@ pub(super) fn start(options: &Options) -> Result<(Setup, Inbox, ControlThread), 
     let paths = paths(options);
     let mut config = config::load(&paths).map_err(|report| format!("the configuration has mistakes; nothing was started\n{report}"))?;
     let log_writer = logging::start(log_target(&config), log_level(&config));
-    warn_of(&mut config);
+    warn_of(&config);
+    config.forget_texts();
     let clock = SteadyClock::start();
     let now = clock.now();
     // First of all, so that of two daemons the second one touches nothing.
@@ -145,12 +146,10 @@ pub(super) fn paths(options: &Options) -> Paths {
     paths
 }
 
-/// Says what is odd about a configuration. What only such words quote is not needed any more then.
-pub(super) fn warn_of(config: &mut Config) {
+pub(super) fn warn_of(config: &Config) {
     for line in config.warnings.to_string().lines().filter(|line| !line.trim().is_empty()) {
         warn!("configuration: {line}");
     }
-    config.forget_texts();
 }
 
 /// What the engine is made from, with what only the host knows; also on reload.

@@ -12,15 +12,16 @@ const DOMAINS: usize = 80;
 const STEP: usize = 16;
 /// A domain that nothing was sent to for so many days is a new one.
 const FORGOTTEN_DAYS: u16 = 120;
-
 /// Whoever wrote to more new ones in a day is expected to do so again for so many days: some do once a month.
 const CROWDED_DAYS: u16 = 35;
+
+/// The lowest bit of [`Written::name`]: written to on an earlier day than the last.
+const AGAIN: u16 = 1;
 
 /// In four bytes, as every submitter has many of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Written {
-    /// 15 bits of the name's hash: two names that share them are taken for one, which makes one in 400 known too early. The lowest
-    /// bit says that it was written to on an earlier day than the last.
+    /// 15 bits of the name's hash: two names that share them are taken for one, which makes one in 400 known too early.
     name: u16,
     /// Days since 1970.
     last: u16,
@@ -90,8 +91,6 @@ impl Domains {
         self.written.capacity() * size_of::<Written>()
     }
 }
-
-const AGAIN: u16 = 1;
 
 impl Written {
     const fn is(self, name: u128) -> bool {
