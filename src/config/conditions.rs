@@ -21,11 +21,16 @@ pub fn resolve(raw: Option<At<RawWhere>>, lowercase: bool, report: &mut Report) 
     });
     conditions.extend(split(codes, Test::Code, report));
     conditions.extend(split(raw.place, Test::Place, report));
-    conditions.extend(raw.besieged.map(|at| Condition { negated: false, test: Test::Besieged(at.value) }));
-    conditions.extend(raw.new_recipient_domain.map(|at| Condition { negated: false, test: Test::NewRecipientDomain(at.value) }));
+    conditions.extend(raw.besieged.map(|at| positive(Test::Besieged(at.value))));
+    conditions.extend(raw.new_recipient_domain.map(|at| positive(Test::NewRecipientDomain(at.value))));
     conditions.extend(split(raw.submitter, Test::Submitter, report));
-    conditions.extend(raw.has_account.map(|has| Condition { negated: false, test: Test::HasAccount(has.value) }));
+    conditions.extend(raw.has_account.map(|at| positive(Test::HasAccount(at.value))));
     conditions
+}
+
+/// A test that says by itself which answer is wanted.
+const fn positive(test: Test) -> Condition {
+    Condition { negated: false, test }
 }
 
 fn split<T>(raw: Option<At<Many<Negatable<T>>>>, test: impl Fn(Vec<T>) -> Test, report: &mut Report) -> Vec<Condition> {

@@ -73,6 +73,11 @@ pub fn network(ip: IpAddr) -> u32 {
     }
 }
 
+/// Since 1970.
+pub const fn day(now: u32) -> u16 {
+    (now / DAY) as u16
+}
+
 impl Visited {
     fn is_settled(&self, founded: u32, now: u32) -> bool {
         let is_founding = self.days > 0 && self.first.saturating_sub(founded) < FOUNDING_SECONDS;
@@ -112,7 +117,7 @@ impl History {
 
     /// Old enough to say what is usual.
     pub fn is_settled(&self, now: u32) -> bool {
-        !self.is_young(now) && now.saturating_sub(self.first) >= SETTLED_SECONDS
+        self.first > 0 && now.saturating_sub(self.first) >= SETTLED_SECONDS
     }
 
     /// `country` only where it says something.
@@ -214,7 +219,7 @@ impl History {
     }
 
     fn usual(&self, now: u32, of: impl Fn(&Peak) -> u16) -> u64 {
-        let today = (now / DAY) as u16;
+        let today = day(now);
         self.peaks
             .iter()
             .filter(|peak| peak.day < today && today - peak.day <= DAYS as u16)

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::history::day;
 use super::risk::{FAMILY_POINTS_MIN, Family, LOCKS_KEPT, RiskRules, Rung, Signal};
 use super::submitter::{Kind, Record};
 use super::{Hindrance, Stop};
@@ -59,6 +60,8 @@ pub(in crate::engine) struct Context<'a> {
     /// Of whoever answers for it, or whose login failed.
     pub key: Option<u128>,
     location: Option<(f32, f32)>,
+    /// The domain to which a message of it left this host.
+    domain: Option<u128>,
     /// It came from an address that is never banned.
     is_ours: bool,
 }
@@ -77,12 +80,13 @@ impl Engine {
     pub(in crate::engine) fn in_context<'a>(&self, event: &Event<'a>) -> Context<'a> {
         let is_failure = event.kind == EventKind::AuthFailure && event.service != Service::Ssh;
         let name = if is_failure { event.account } else { submitter(event) };
-        let Some(name) = name else { return Context { event: *event, key: None, location: None, is_ours: false } };
+        let Some(name) = name else { return Context { event: *event, key: None, location: None, domain: None, is_ours: false } };
         let key = self.submitters.key(name);
         let (record, now) = (self.submitters.get(key), seconds(self.at));
-        let mut context = Context { event: *event, key: Some(key), location: None, is_ours: false };
+        let domain = recipient_domain(event, self.seed);
+        let mut context = Context { event: *event, key: Some(key), location: None, domain, is_ours: false };
         context.event.besieged = record.is_some_and(|record| self.is_besieged(record, now));
-        context.event.new_recipient_domain = record.is_some_and(|record| self.is_new_domain(event, record, now));
+        context.event.new_recipient_domain = record.zip(domain).is_some_and(|(record, domain)| record.is_new_domain(domain, now));
         let Some(ip) = event.ip.filter(|_| needs_place(event) && (record.is_some() || !is_failure)) else {
             return context;
         };
@@ -110,18 +114,13 @@ impl Engine {
         context
     }
 
-    /// A message went out to a domain that its submitter never wrote to before today.
-    fn is_new_domain(&self, event: &Event<'_>, record: &Record, now: u32) -> bool {
-        record.history.is_settled(now) && recipient_domain(event, self.seed).is_some_and(|domain| record.domains.is_new(domain, day(now)))
-    }
-
     pub(in crate::engine) fn is_besieged(&self, record: &Record, now: u32) -> bool {
         record.besieged != 0 && now.saturating_sub(record.besieged) < BESIEGED_SECONDS
     }
 
     /// What was seen becomes what is usual, unless much speaks against it.
     pub(in crate::engine) fn learn(&mut self, context: &Context<'_>) {
-        let Context { event, key, location, is_ours } = context;
+        let Context { event, key, location, domain, is_ours } = context;
         let (Some(name), Some(key)) = (submitter(event), *key) else { return };
         let (messages, recipients) = match event.kind {
             EventKind::Message => (1, 0),
@@ -132,7 +131,6 @@ impl Engine {
         let (now, micros, half_life, alert) = (seconds(self.at), self.at, self.risk.half_life, self.risk.alert);
         self.note_history(now);
         let is_delivery = event.kind == EventKind::Delivery;
-        let domain = recipient_domain(event, self.seed);
         self.submitters.update(key, name, micros, |record| {
             let is_frozen = record.risk.total(micros, half_life) >= alert || record.risk.rung >= Rung::Held;
             if let Some(ip) = event.ip.filter(|_| needs_place(event) && !is_delivery && !is_ours) {
@@ -433,11 +431,6 @@ fn submitter<'a>(event: &Event<'a>) -> Option<&'a [u8]> {
 fn recipient_domain(event: &Event<'_>, seed: Seed) -> Option<u128> {
     let leaves = event.kind == EventKind::Delivery && event.recipients > 0;
     event.recipient.filter(|_| leaves).and_then(|recipient| domain_key(seed, recipient))
-}
-
-/// Since 1970.
-const fn day(now: u32) -> u16 {
-    (now / 86_400) as u16
 }
 
 fn needs_place(event: &Event<'_>) -> bool {

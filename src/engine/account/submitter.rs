@@ -1,7 +1,7 @@
 //! The table of submitters: who sends, with history and risk.
 
 use super::domains::Domains;
-use super::history::History;
+use super::history::{History, day};
 use super::risk::Risk;
 use crate::engine::key::{Host, Seed, name_key};
 use crate::engine::snapshot::{Mark, Reader};
@@ -76,6 +76,11 @@ pub struct Stranger {
 }
 
 impl Record {
+    /// It never wrote to that domain before today, and there is enough history to say so.
+    pub fn is_new_domain(&self, domain: u128, now: u32) -> bool {
+        self.history.is_settled(now) && self.domains.is_new(domain, day(now))
+    }
+
     pub fn stranger(&mut self, host: Host, now: u32, has_sent: bool) {
         if let Some(known) = self.strangers.iter_mut().find(|known| known.host == host) {
             known.last = now;
