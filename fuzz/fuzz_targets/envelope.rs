@@ -3,7 +3,7 @@
 
 use jiff::tz::TimeZone;
 use libfuzzer_sys::fuzz_target;
-use mailwarden::parse::{EnvelopeReader, Span};
+use mailwarden::parse::EnvelopeReader;
 use mailwarden::time::Timestamp;
 
 fuzz_target!(|line: &[u8]| {
@@ -13,8 +13,8 @@ fuzz_target!(|line: &[u8]| {
         let mut reader = EnvelopeReader::new(TimeZone::UTC, reference, annotated);
         for received in [None, Some(reference)] {
             let Some(envelope) = reader.read(line, received) else { continue };
-            for Span { start, len } in [envelope.host, envelope.program, envelope.message] {
-                assert!(usize::from(start) + usize::from(len) <= line.len());
+            for span in [envelope.host, envelope.program, envelope.message] {
+                assert!(span.start() + span.len() <= line.len());
             }
             assert!(annotated || envelope.sender_uid.is_none(), "nobody said that the relay annotates");
             assert!(received.is_none_or(|received| envelope.time == received));

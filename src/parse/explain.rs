@@ -52,8 +52,8 @@ impl FilterSet {
             return explanation;
         };
         explanation.known_program = true;
-        let line = &line[..usize::from(envelope.message.start) + message.len()];
-        let start = usize::from(envelope.message.start) + place.skipped;
+        let line = &line[..envelope.message.start() + message.len()];
+        let start = envelope.message.start() + place.skipped;
         let queue_id = leading_queue_id(&line[start..]);
         let mut scratch = Scratch::new();
         for &form in self.all_forms(place.table) {

@@ -197,7 +197,7 @@ impl<'a> Matcher<'a> {
         if field == Field::Account && (start == end || self.line.get(start..end) == Some(b"(unavailable)")) {
             return;
         }
-        self.parsed.set(field, span(start, end));
+        self.parsed.set(field, Span::new(start, end));
     }
 
     /// `name[addr]` or `name[addr]:port`, or `local` for mail from the sendmail command. Postfix lets only host name bytes into a name, so it cannot forge an address.
@@ -206,7 +206,7 @@ impl<'a> Matcher<'a> {
         // Most clients that do harm have no name.
         let name = if starts_with(text, b"unknown[") { 7 } else { text.iter().position(|byte| !is_host_byte(*byte))? };
         if &text[..name] == b"local" && text[name] != b'[' {
-            self.parsed.set(Field::ClientName, span(at, at + name));
+            self.parsed.set(Field::ClientName, Span::new(at, at + name));
             return Some(at + name);
         }
         if name == 0 || text[name] != b'[' {
@@ -227,7 +227,7 @@ impl<'a> Matcher<'a> {
                 close
             }
         };
-        self.parsed.set(Field::ClientName, span(at, at + name));
+        self.parsed.set(Field::ClientName, Span::new(at, at + name));
         let mut end = close + 1;
         if text.get(end) == Some(&b':') {
             let digits = text[end + 1..].iter().take_while(|byte| byte.is_ascii_digit()).count();
@@ -252,14 +252,14 @@ impl<'a> Matcher<'a> {
             return None;
         }
         if &self.rest(at)[..length] != NOQUEUE {
-            self.parsed.set(field, span(at, at + length));
+            self.parsed.set(field, Span::new(at, at + length));
         }
         Some(at + length)
     }
 
     fn run_of(&mut self, field: Field, at: usize, allowed: impl Fn(u8) -> bool) -> Option<usize> {
         let length = self.rest(at).iter().take_while(|byte| allowed(**byte)).count();
-        self.parsed.set(field, span(at, at + length));
+        self.parsed.set(field, Span::new(at, at + length));
         Some(at + length)
     }
 
@@ -271,7 +271,7 @@ impl<'a> Matcher<'a> {
         if !class || value.get(1) != Some(&b'.') || value.iter().filter(|byte| **byte == b'.').count() != 2 || value.ends_with(b".") {
             return None;
         }
-        self.parsed.set(Field::Dsn, span(at, at + length));
+        self.parsed.set(Field::Dsn, Span::new(at, at + length));
         Some(at + length)
     }
 
@@ -286,7 +286,7 @@ impl<'a> Matcher<'a> {
             _ => DeliveryStatus::Other,
         };
         self.parsed.status = Some(status);
-        self.parsed.set(Field::Status, span(at, at + length));
+        self.parsed.set(Field::Status, Span::new(at, at + length));
         Some(at + length)
     }
 
@@ -345,9 +345,6 @@ impl<'a> Matcher<'a> {
     }
 }
 
-fn span(start: usize, end: usize) -> Span {
-    Span { start: start as u16, len: end.saturating_sub(start) as u16 }
-}
 
 #[cfg(test)]
 mod tests {

@@ -91,11 +91,28 @@ words! {
 }
 pub const FIELDS: usize = Field::ALL.len();
 
-/// A range of bytes of one line.
+/// A range of bytes of one line: length and start in one word. As two fields they would be written apart and read together,
+/// and then the processor waits for all earlier writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Span {
-    pub start: u16,
-    pub len: u16,
+pub struct Span(u32);
+
+impl Span {
+    /// Positions are below `LINE_BYTES_MAX`, and so fit.
+    pub const fn new(start: usize, end: usize) -> Span {
+        Span((end.saturating_sub(start) as u32) << 16 | start as u16 as u32)
+    }
+
+    pub const fn start(self) -> usize {
+        self.0 as u16 as usize
+    }
+
+    pub const fn len(self) -> usize {
+        (self.0 >> 16) as usize
+    }
+
+    pub const fn is_empty(self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// One recognised line. `Copy`, no allocation: its texts are ranges of the line it was parsed from.
@@ -217,8 +234,7 @@ impl Parsed {
 
 /// The bytes of `span`; empty where it does not fit.
 pub fn slice(line: &[u8], span: Span) -> &[u8] {
-    let start = usize::from(span.start);
-    line.get(start..start + usize::from(span.len)).unwrap_or_default()
+    line.get(span.start()..span.start() + span.len()).unwrap_or_default()
 }
 
 impl LineKind {

@@ -84,7 +84,7 @@ impl Parser {
         let Some(place) = self.programs.place(&self.set, slice(line, envelope.program), message) else {
             return Outcome::Foreign;
         };
-        let start = usize::from(envelope.message.start);
+        let start = envelope.message.start();
         let text = line.get(..start + message.len()).unwrap_or_default();
         let mut parsed = Parsed::new(&envelope, place.service);
         if self.set.recognise(text, start + place.skipped, place.table, &mut parsed, &mut self.scratch) {

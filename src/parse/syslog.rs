@@ -34,6 +34,14 @@ pub struct Envelope {
     pub sender_uid: Option<u32>,
 }
 
+/// What stands in front of a message.
+struct Stamped {
+    time: Timestamp,
+    host: Span,
+    program: Span,
+    pid: u32,
+}
+
 /// Takes envelopes off. One a thread, since it remembers the last second.
 pub struct EnvelopeReader {
     stamps: Stamps,
@@ -64,7 +72,7 @@ impl EnvelopeReader {
         // Some senders leave the stamp out on a local socket.
         let (time, at) = head.or_else(|| received.map(|time| (time, at)))?;
         let (host, program, pid, at) = host_and_tag(line, at)?;
-        self.finish(line, Envelope { time, host, program, pid, ..Envelope::empty() }, at)
+        Some(self.finish(line, at, Stamped { time, host, program, pid }))
     }
 
     fn short(&mut self, text: &[u8], received: Option<Timestamp>) -> Option<(Timestamp, usize)> {
@@ -93,7 +101,7 @@ impl EnvelopeReader {
         let (stamp, at) = token(line, at)?;
         let time = match received {
             Some(time) => time,
-            None => self.stamps.iso(text(line, stamp)).filter(|(_, length)| *length == usize::from(stamp.len))?.0,
+            None => self.stamps.iso(text(line, stamp)).filter(|(_, length)| *length == stamp.len())?.0,
         };
         let (host, at) = token(line, at)?;
         let (program, at) = token(line, at)?;
@@ -105,17 +113,19 @@ impl EnvelopeReader {
             at += 3;
         }
         let host = if text(line, host) == b"-" { Span::default() } else { host };
-        self.finish(line, Envelope { time, host, program, pid: number(text(line, pid)), ..Envelope::empty() }, at)
+        Some(self.finish(line, at, Stamped { time, host, program, pid: number(text(line, pid)) }))
     }
 
     /// Takes the relay's note and rsyslog's "message repeated" off the message that starts at `at`.
-    fn finish(&self, line: &[u8], mut envelope: Envelope, mut at: usize) -> Option<Envelope> {
+    #[inline]
+    fn finish(&self, line: &[u8], mut at: usize, head: Stamped) -> Envelope {
+        let (mut sender_uid, mut repeated) = (None, 1);
         // rsyslog ends a tag at the first space, so a forger's own note can stand in his tag (`a[1]:[uid=0]`) but never behind it.
         if self.annotated
             && line[..at].ends_with(b" ")
             && let Some((uid, length)) = annotation(&line[at..])
         {
-            envelope.sender_uid = Some(uid);
+            sender_uid = Some(uid);
             at += length;
         }
         let mut end = line.len();
@@ -123,26 +133,12 @@ impl EnvelopeReader {
             && line[at..].starts_with(b"message repeated ")
             && let Some((times, skipped)) = repetition(&line[at..end])
         {
-            envelope.repeated = times;
+            repeated = times;
             at += skipped;
             end -= 1;
         }
-        envelope.message = span(at, end);
-        Some(envelope)
-    }
-}
-
-impl Envelope {
-    fn empty() -> Self {
-        Envelope {
-            time: Timestamp::ZERO,
-            host: Span::default(),
-            program: Span::default(),
-            pid: 0,
-            message: Span::default(),
-            repeated: 1,
-            sender_uid: None,
-        }
+        let Stamped { time, host, program, pid } = head;
+        Envelope { time, host, program, pid, message: Span::new(at, end), repeated, sender_uid }
     }
 }
 
@@ -175,7 +171,7 @@ fn host_and_tag(line: &[u8], at: usize) -> Option<(Span, Span, u32, usize)> {
     let space = if line[first] == b' ' { first } else { first + memchr(b' ', &line[first..])? };
     let start = space + 1;
     let (program, pid, next) = tag(line, start, word_end(line, start)?)?;
-    (space > at).then(|| (span(at, space), program, pid, next))
+    (space > at).then(|| (Span::new(at, space), program, pid, next))
 }
 
 /// Where the first space, colon or opening bracket stands.
@@ -214,13 +210,13 @@ fn tag(line: &[u8], at: usize, end: usize) -> Option<(Span, u32, usize)> {
         // `2001:db8::1` is a host.
         Some(_) => return None,
     }
-    Some((span(at, end), pid, next))
+    Some((Span::new(at, end), pid, next))
 }
 
 /// The bytes up to the next space, and where the one after it starts.
 fn token(line: &[u8], at: usize) -> Option<(Span, usize)> {
     let length = memchr(b' ', line.get(at..)?)?;
-    (length > 0).then(|| (span(at, at + length), at + length + 1))
+    (length > 0).then(|| (Span::new(at, at + length), at + length + 1))
 }
 
 fn skip_structured_data(line: &[u8], mut at: usize) -> Option<usize> {
@@ -273,9 +269,6 @@ fn text(line: &[u8], span: Span) -> &[u8] {
     super::slice(line, span)
 }
 
-fn span(start: usize, end: usize) -> Span {
-    Span { start: start as u16, len: end.saturating_sub(start) as u16 }
-}
 
 #[cfg(test)]
 mod tests {
