@@ -109,7 +109,7 @@ impl Engine {
                 group.inherit(self.groups.swap_remove(index), self.now);
             }
         }
-        self.by_kind = rule::by_kind(&groups);
+        self.candidates = rule::candidates(&groups);
         self.groups = groups;
         self.allow = Allow::new(&config.allow);
         self.history.reconfigure(&config.sanction);

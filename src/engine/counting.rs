@@ -6,8 +6,8 @@ use super::jail::{KeyPart, Measure, Unless};
 use super::key::{Facets, Subnet, bits_of, representative, spread};
 use super::known::{Standing, seconds};
 use super::ledger::BanKey;
-use super::measure::{Addition, Firing, RuleTerms, Summary};
-use super::rule::Group;
+use super::measure::{Addition, Firing, RuleTerms, SHARERS_MAX, Spot, Summary};
+use super::rule::{Candidate, Group};
 use super::verdict::{Refusal, Trip};
 use super::{Engine, Feedback};
 use crate::event::{Event, EventKind, Familiarity, Reason, Service};
@@ -21,14 +21,11 @@ const BITES_AFTER_SESSION_MICROS: i64 = 240_000_000;
 const FEEDBACK_MAX: usize = 64;
 
 /// Where an event counts, and as what.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Place {
     group: usize,
-    key: u128,
-    /// Where the key stands in tables under the engine's secret.
-    hash: u64,
-    value: u128,
-    amount: u64,
+    spot: Spot,
+    addition: Addition,
 }
 
 /// What is known about the client of an event, worked out once for all jails.
@@ -49,14 +46,11 @@ impl Engine {
         let mut facets = Facets::new(event, self.seed);
         let counts = |group: &Group| {
             let by_address = group.parts.iter().any(|part| matches!(part, KeyPart::Ip | KeyPart::Network));
-            by_address
-                && group.rules.iter().any(|rule| rule.bans != 0)
-                && group.matches(event)
-                && group.amount(event) > 0
-                && facets.key(&group.parts).is_some()
+            by_address && group.bans && group.amount(event) > 0 && facets.key(&group.parts).is_some()
         };
-        let indices = self.by_kind.get(event.kind as usize).map(Vec::as_slice).unwrap_or_default();
-        event.vouched && !event.restates && indices.iter().filter_map(|index| self.groups.get(usize::from(*index))).any(counts)
+        let candidates = self.candidates.get(event.kind as usize).map(Vec::as_slice).unwrap_or_default();
+        let matching = candidates.iter().filter(|candidate| candidate.matches(event, &self.groups));
+        event.vouched && !event.restates && matching.filter_map(|candidate| self.groups.get(usize::from(candidate.group))).any(counts)
     }
 
     /// Reads what such events will need, and changes nothing. For the lines of a batch, before the first of them is handled:
@@ -68,7 +62,7 @@ impl Engine {
         for (kind, ip, account) in batch {
             let event = Event { ip, account, ..Event::new(kind, Timestamp::ZERO) };
             let mut facets = Facets::new(&event, self.seed);
-            for index in self.by_kind.get(kind as usize).map(Vec::as_slice).unwrap_or_default() {
+            for Candidate { group: index, .. } in self.candidates.get(kind as usize).map(Vec::as_slice).unwrap_or_default() {
                 let key = self.groups.get(usize::from(*index)).and_then(|group| facets.key(&group.parts));
                 hashes.extend(key.map(|key| (*index, spread(key, self.seed.0[1]))));
             }
@@ -118,15 +112,14 @@ impl Engine {
         let client = self.find_places(facets, stamp, &mut places);
         if places.len() > 1 {
             // The same as in `foresee`, for the tables of one event.
-            let touched = places.iter().filter_map(|place| Some(self.groups.get(place.group)?.windows.touch(place.hash)));
+            let touched = places.iter().filter_map(|place| Some(self.groups.get(place.group)?.windows.touch(place.spot.hash)));
             std::hint::black_box(touched.fold(0, u32::wrapping_add));
         }
         if !places.is_empty() && is_telling(facets.event) {
             self.evidence.add(facets.host.map(|host| host.key()), facets.submitter(), facets.event.line);
         }
         for place in &places {
-            let addition = Addition { stamp, amount: place.amount, tag: facets.pair_tag(), value: place.value };
-            self.count_in_group(place, facets, &client, &addition, origin);
+            self.count_in_group(place, facets, &client, origin);
         }
         self.places = places;
     }
@@ -134,26 +127,24 @@ impl Engine {
     /// In which groups, and under which keys, an event counts.
     fn find_places(&mut self, facets: &mut Facets<'_>, stamp: i64, places: &mut Vec<Place>) -> Client {
         let event = facets.event;
-        let mut client: Option<Client> = None;
-        for position in 0.. {
-            let Some(index) = self.by_kind.get(event.kind as usize).and_then(|indices| indices.get(position)) else { break };
-            let index = usize::from(*index);
-            if !self.groups.get(index).is_some_and(|group| group.matches(event)) {
-                continue;
+        let kind = event.kind as usize;
+        let Some(candidates) = self.candidates.get_mut(kind).map(std::mem::take) else { return Client::default() };
+        let mut matching = candidates.iter().filter(|candidate| candidate.matches(event, &self.groups)).peekable();
+        let mut client = Client::default();
+        if matching.peek().is_some() {
+            client = self.client(facets, stamp);
+            if is_countable(event, &client) {
+                let tag = facets.pair_tag();
+                places.extend(
+                    matching.filter_map(|candidate| self.place_in_group(usize::from(candidate.group), facets, &client, tag, stamp)),
+                );
             }
-            let known = match client {
-                Some(known) => known,
-                None => {
-                    let found = *client.insert(self.client(facets, stamp));
-                    if !self.is_countable(event, &found, stamp) {
-                        break;
-                    }
-                    found
-                }
-            };
-            places.extend(self.place_in_group(index, facets, &known, stamp));
+            self.note_client(event, &client, stamp);
         }
-        client.unwrap_or_default()
+        if let Some(place) = self.candidates.get_mut(kind) {
+            *place = candidates;
+        }
+        client
     }
 
     fn client(&self, facets: &Facets<'_>, stamp: i64) -> Client {
@@ -166,49 +157,46 @@ impl Engine {
         Client { allowed, protected, banned, standing: self.known.standing(host, self.now) }
     }
 
-    /// Failures of an address that is never banned are no offence; those of one that is banned are noted only.
-    fn is_countable(&mut self, event: &Event<'_>, client: &Client, stamp: i64) -> bool {
+    /// That somebody is heard who is banned, or never banned.
+    fn note_client(&mut self, event: &Event<'_>, client: &Client, stamp: i64) {
         if let Some(key) = client.banned
             && self.enforced
         {
             self.note_banned(key, event, stamp);
         }
-        if !is_failure(event.kind) {
-            return true;
+        if is_failure(event.kind) {
+            self.totals.allowed += u64::from(client.allowed);
+            self.totals.noted += u64::from(!client.allowed && client.banned.is_some());
         }
-        self.totals.allowed += u64::from(client.allowed);
-        self.totals.noted += u64::from(!client.allowed && client.banned.is_some());
-        !client.allowed && client.banned.is_none()
     }
 
     /// `None`: not in this group.
-    fn place_in_group(&self, index: usize, facets: &mut Facets<'_>, client: &Client, stamp: i64) -> Option<Place> {
+    fn place_in_group(&self, index: usize, facets: &mut Facets<'_>, client: &Client, tag: u16, stamp: i64) -> Option<Place> {
         let group = self.groups.get(index)?;
         if is_spared(group.unless(), client.standing) || group.strangers_only && (client.standing.good || client.protected) {
             return None;
         }
         let amount = group.amount(facets.event);
-        if amount == 0 || stamp <= group.terms(self.now).horizon {
+        if amount == 0 || stamp <= group.horizon(self.now) {
             return None;
         }
-        if group.is_shared_only() && !client.standing.shared {
+        if group.shared_only && !client.standing.shared {
             return None;
         }
-        let by_pair =
-            client.standing.shared && facets.event.kind == EventKind::AuthFailure && group.is_by_address() && !group.is_shared_only();
+        let by_pair = client.standing.shared && facets.event.kind == EventKind::AuthFailure && group.by_address && !group.shared_only;
         let key = if by_pair { facets.pair() } else { facets.key(&group.parts) }?;
         let value = group.value(facets, self.seed)?;
-        Some(Place { group: index, key, hash: facets.hash(key), value, amount })
+        let spot = Spot { key, hash: facets.hash(key) };
+        Some(Place { group: index, spot, addition: Addition { stamp, amount, tag, value } })
     }
 
-    fn count_in_group(&mut self, place: &Place, facets: &mut Facets<'_>, client: &Client, addition: &Addition, origin: Option<&str>) {
+    fn count_in_group(&mut self, place: &Place, facets: &mut Facets<'_>, client: &Client, origin: Option<&str>) {
         let (now, event) = (self.now, facets.event);
         let Some(group) = self.groups.get_mut(place.group) else { return };
         let refusal = refusal(group, facets, client, &self.allow, &self.known, now);
-        let name = if group.is_by_name() { event.submitter.or(event.account) } else { None };
-        let terms = group.terms(now);
+        let name = if group.by_name { event.submitter.or(event.account) } else { None };
         if group.measure.is_momentary() {
-            self.count_moment(place.group, facets, name, addition);
+            self.count_moment(place.group, facets, name, &place.addition);
             return;
         }
         let usual = match group.measure {
@@ -223,17 +211,23 @@ impl Engine {
         let scaled: Vec<Vec<u64>> = usual
             .map(|usual| group.rules.iter().map(|rule| rule.scaled(rule.limits(name).unwrap_or_default(), usual)).collect())
             .unwrap_or_default();
-        let rules = group.rules.iter().enumerate().filter_map(|(rule, compiled)| {
-            let limits = compiled.limits(name)?;
-            let limits = scaled.get(rule).map_or(limits, Vec::as_slice);
-            let clears = if refusal.is_some() { compiled.bans_contributors } else { compiled.bans | compiled.bans_contributors };
-            let own = origin.is_some_and(|origin| origin == compiled.jail.name);
-            (!own).then(|| RuleTerms { rule, slot: compiled.slot, cutoff: compiled.span.cutoff(now), limits, clears })
-        });
-        if rules.clone().next().is_none() {
+        let mut counting = [RuleTerms::default(); SHARERS_MAX];
+        let mut count = 0;
+        for (rule, compiled) in group.rules.iter().enumerate() {
+            let is_own = origin.is_some_and(|origin| origin == compiled.jail.name);
+            if let (false, Some(limits), Some(terms)) = (is_own, compiled.limits(name), counting.get_mut(count)) {
+                let limits = scaled.get(rule).map_or(limits, Vec::as_slice);
+                let clears = if refusal.is_some() { compiled.bans_contributors } else { compiled.bans | compiled.bans_contributors };
+                *terms = RuleTerms { rule, slot: compiled.slot, cutoff: compiled.span.cutoff(now), limits, clears };
+                count += 1;
+            }
+        }
+        let rules = counting.get(..count).unwrap_or_default();
+        if rules.is_empty() {
             return;
         }
-        group.windows.count_at((place.key, place.hash), addition, &terms, rules, &mut self.fired);
+        let terms = group.terms(now);
+        group.windows.count_at(&place.spot, &place.addition, &terms, rules, &mut self.fired);
         group.counted += 1;
         if !self.fired.is_empty() {
             let mut fired = std::mem::take(&mut self.fired);
@@ -269,7 +263,7 @@ impl Engine {
         for group in self.groups.iter_mut().filter(|group| group.forgive) {
             let value = group.forgiven_value(facets);
             let terms = group.terms(now);
-            let pair = pair.filter(|_| group.is_by_address());
+            let pair = pair.filter(|_| group.by_address);
             for key in facets.key(&group.parts).into_iter().chain(pair) {
                 if tag != 0 {
                     group.windows.forgive(key, tag, value, &terms);
@@ -304,6 +298,11 @@ impl Engine {
     }
 }
 
+/// Failures of an address that is never banned are no offence; those of one that is banned are noted only.
+const fn is_countable(event: &Event<'_>, client: &Client) -> bool {
+    !is_failure(event.kind) || !client.allowed && client.banned.is_none()
+}
+
 /// A line that somebody will want to see. What everybody does all day would push out the rest.
 fn is_telling(event: &Event<'_>) -> bool {
     match event.kind {
@@ -324,7 +323,7 @@ const fn is_spared(unless: Unless, standing: Standing) -> bool {
 
 /// Why whoever trips a limit of this group now is not to be banned.
 fn refusal(group: &Group, facets: &Facets<'_>, client: &Client, allow: &super::Allow, known: &super::Known, now: i64) -> Option<Refusal> {
-    if group.rules.iter().all(|rule| rule.bans == 0) {
+    if !group.bans {
         return None;
     }
     let Some(host) = facets.host else { return Some(Refusal::NoAddress) };
@@ -332,7 +331,7 @@ fn refusal(group: &Group, facets: &Facets<'_>, client: &Client, allow: &super::A
         return Some(Refusal::NeverBanned);
     }
     if group.parts.contains(&KeyPart::Ip) {
-        let is_spared = client.standing.shared && facets.event.kind == EventKind::AuthFailure && !group.is_shared_only();
+        let is_spared = client.standing.shared && facets.event.kind == EventKind::AuthFailure && !group.shared_only;
         return is_spared.then_some(Refusal::Shared);
     }
     if group.parts.contains(&KeyPart::Network) {

@@ -45,7 +45,7 @@ pub use key::Seed;
 use known::Known;
 use ledger::Ledger;
 use measure::Firing;
-use rule::Group;
+use rule::{Candidate, Group};
 use sanction::{History, SanctionConfig, Widening};
 use saving::Saving;
 
@@ -96,8 +96,8 @@ pub struct Engine {
     enforced: bool,
     keys_per_table_max: usize,
     groups: Vec<Group>,
-    /// Indices of the groups that count a kind of event.
-    by_kind: Vec<Vec<u16>>,
+    /// By kind of event, the groups that count some of that kind.
+    candidates: Vec<Vec<Candidate>>,
     allow: Allow,
     sanction: SanctionConfig,
     known: Known,
@@ -178,7 +178,7 @@ impl Engine {
             persist,
             enforced,
             keys_per_table_max,
-            by_kind: rule::by_kind(&groups),
+            candidates: rule::candidates(&groups),
             groups,
             allow: Allow::new(&allow),
             known: Known::new(seed.0[1], persist),

@@ -231,7 +231,7 @@ impl Engine {
             let Some(key) = facets.key(&group.parts) else { continue };
             let terms = group.terms(self.now);
             for rule in &group.rules {
-                let name = if group.is_by_name() { event.account } else { None };
+                let name = if group.by_name { event.account } else { None };
                 let limit = rule.limits(name).and_then(|limits| limits.first().copied());
                 let Some((count, summary)) = group.windows.look(key, rule.slot, rule.span.cutoff(self.now), &terms) else { continue };
                 counters.push(Counter {

@@ -28,10 +28,20 @@ pub struct Group {
     weight: Vec<(Reason, u32)>,
     /// Only what strangers do counts: some jail bans everybody who added to it.
     pub strangers_only: bool,
+    /// Its jails are about shared addresses, and about no others.
+    pub shared_only: bool,
+    /// Failures are held against the address: shared addresses are judged by account instead.
+    pub by_address: bool,
+    /// The key names whose limits may differ.
+    pub by_name: bool,
+    /// Some jail bans whoever trips it.
+    pub bans: bool,
     pub rules: Vec<Rule>,
     pub windows: Windows,
     /// Events counted.
     pub counted: u64,
+    /// The longest sliding window, in microseconds; `None`: some window is fixed.
+    longest: Option<i64>,
     /// Of [`Group::terms`].
     need: u64,
     sharers: u8,
@@ -120,6 +130,11 @@ impl Group {
         let forgive = forgive && parts.iter().any(|part| matches!(part, KeyPart::Ip | KeyPart::Network | KeyPart::Account));
         let rules: Vec<Rule> = jails.into_iter().enumerate().map(|(slot, jail)| Rule::new(jail, slot as u8)).collect();
         let strangers_only = rules.iter().any(|rule| rule.bans_contributors != 0);
+        let shared_only = rules.iter().any(|rule| rule.jail.shared);
+        let by_address = matches!(parts.as_slice(), [KeyPart::Ip | KeyPart::Network]);
+        let by_name = parts.iter().any(|part| matches!(part, KeyPart::Account | KeyPart::Submitter | KeyPart::Domain));
+        let bans = rules.iter().any(|rule| rule.bans != 0);
+        let longest = rules.iter().map(|rule| rule.span.sliding()).max_by_key(|span| span.unwrap_or(i64::MAX)).flatten();
         let units = small_units(&rules, forgive);
         let windows = Windows::new(measure, units, seed.0[1], cap, persist);
         // What is forgiven may uncover what lies behind the highest limit.
@@ -138,9 +153,14 @@ impl Group {
             forgive,
             weight,
             strangers_only,
+            shared_only,
+            by_address,
+            by_name,
+            bans,
             rules,
             windows,
             counted,
+            longest,
             need,
             sharers,
             min,
@@ -149,32 +169,8 @@ impl Group {
         })
     }
 
-    /// Whether the group counts such an event at all, whoever it is about.
-    pub fn matches(&self, event: &Event<'_>) -> bool {
-        self.matcher.matches(event)
-    }
-
-    pub fn kinds(&self) -> &[EventKind] {
-        &self.matcher.on
-    }
-
-    /// Its jails are about shared addresses, and about no others.
-    pub fn is_shared_only(&self) -> bool {
-        self.rules.iter().any(|rule| rule.jail.shared)
-    }
-
     pub fn unless(&self) -> Unless {
         self.matcher.unless
-    }
-
-    /// Failures are held against the address: shared addresses are judged by account instead.
-    pub fn is_by_address(&self) -> bool {
-        matches!(self.parts.as_slice(), [KeyPart::Ip | KeyPart::Network])
-    }
-
-    /// The key names whose limits may differ.
-    pub fn is_by_name(&self) -> bool {
-        self.parts.iter().any(|part| matches!(part, KeyPart::Account | KeyPart::Submitter | KeyPart::Domain))
     }
 
     pub fn amount(&self, event: &Event<'_>) -> u64 {
@@ -236,8 +232,16 @@ impl Group {
         }
     }
 
+    /// The latest moment that counts for none of its jails any more.
+    pub fn horizon(&self, now: i64) -> i64 {
+        match self.longest {
+            Some(longest) => now.saturating_sub(longest),
+            None => self.rules.iter().map(|rule| rule.span.cutoff(now)).min().unwrap_or(now),
+        }
+    }
+
     pub fn terms(&self, now: i64) -> Terms {
-        let horizon = self.rules.iter().map(|rule| rule.span.cutoff(now)).min().unwrap_or(now);
+        let horizon = self.horizon(now);
         let (need, sharers) = (self.need, self.sharers);
         let group = if let Measure::Distinct(of) = self.measure { of.group() } else { Same::Name };
         let (min, operators, max) = (self.min, self.operators, self.max);
@@ -356,11 +360,9 @@ impl Matcher {
         matcher
     }
 
-    fn matches(&self, event: &Event<'_>) -> bool {
-        (self.services >> event.service as u8) & (self.reasons >> event.reason as u8) & 1 != 0
-            && (!event.weak || self.weak)
-            && !(is_failure(event.kind) && self.forgiven >> event.reason as u8 & 1 != 0)
-            && (self.filters.is_empty() || self.filters.iter().any(|filter| filter == event.filter))
+    /// What a [`Candidate`] leaves to be asked.
+    fn holds(&self, event: &Event<'_>) -> bool {
+        (self.filters.is_empty() || self.filters.iter().any(|filter| filter == event.filter))
             && self.conditions.iter().all(|condition| condition.holds(event))
     }
 }
@@ -437,10 +439,42 @@ fn is_named(name: &str, account: &[u8]) -> bool {
     name == account || name.starts_with(b"@") && account.ends_with(name)
 }
 
-/// Which groups count events of which kind.
-pub fn by_kind(groups: &[Group]) -> Vec<Vec<u16>> {
+/// A group as the events of one kind see it first: side by side, for most of them are told apart by these few words.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate {
+    pub group: u16,
+    weak: bool,
+    /// There is nothing more to ask.
+    plain: bool,
+    services: u64,
+    reasons: u64,
+}
+
+impl Candidate {
+    fn new(index: usize, matcher: &Matcher, kind: EventKind) -> Candidate {
+        Candidate {
+            group: index as u16,
+            weak: matcher.weak,
+            plain: matcher.filters.is_empty() && matcher.conditions.is_empty(),
+            services: matcher.services,
+            reasons: if is_failure(kind) { matcher.reasons & !matcher.forgiven } else { matcher.reasons },
+        }
+    }
+
+    /// Whether the group counts such an event at all, whoever it is about.
+    #[inline]
+    pub fn matches(&self, event: &Event<'_>, groups: &[Group]) -> bool {
+        (self.services >> event.service as u8) & (self.reasons >> event.reason as u8) & 1 != 0
+            && (self.weak || !event.weak)
+            && (self.plain || groups.get(usize::from(self.group)).is_some_and(|group| group.matcher.holds(event)))
+    }
+}
+
+/// For each kind of event the groups that count some of them.
+pub fn candidates(groups: &[Group]) -> Vec<Vec<Candidate>> {
     let counting = |kind: &EventKind| {
-        groups.iter().enumerate().filter(|(_, group)| group.kinds().contains(kind)).map(|(index, _)| index as u16).collect()
+        let of_kind = groups.iter().enumerate().filter(|(_, group)| group.matcher.on.contains(kind));
+        of_kind.map(|(index, group)| Candidate::new(index, &group.matcher, *kind)).collect()
     };
     EventKind::ALL.iter().map(counting).collect()
 }

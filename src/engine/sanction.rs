@@ -287,7 +287,7 @@ impl Widening {
         let limits = [u64::from(limit)];
         let rule = RuleTerms { rule: 0, slot: 0, cutoff: terms.horizon, limits: &limits, clears: 1 };
         let mut fired: Vec<Firing> = Vec::new();
-        self.parts.count(self.key(network, scope), &addition, &terms, std::iter::once(rule), &mut fired);
+        self.parts.count(self.key(network, scope), &addition, &terms, &[rule], &mut fired);
         let parts = fired.first()?.total;
         self.in_hour += 1;
         Some(Wider { network, scope, parts })

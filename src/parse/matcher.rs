@@ -345,7 +345,6 @@ impl<'a> Matcher<'a> {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -269,7 +269,6 @@ fn text(line: &[u8], span: Span) -> &[u8] {
     super::slice(line, span)
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -48,6 +48,14 @@ impl Span {
     pub const fn micros(self) -> i64 {
         self.micros
     }
+
+    /// How long, if it slides.
+    pub const fn sliding(self) -> Option<i64> {
+        match self.kind {
+            Kind::Sliding => Some(self.micros),
+            Kind::Fixed => None,
+        }
+    }
 }
 
 /// What one event adds.
@@ -59,6 +67,13 @@ pub struct Addition {
     pub tag: u16,
     /// Of a `distinct`.
     pub value: u128,
+}
+
+/// Where a key stands in tables under one secret.
+#[derive(Clone, Copy, Debug)]
+pub struct Spot {
+    pub key: u128,
+    pub hash: u64,
 }
 
 /// What holds for a whole table.
@@ -92,7 +107,7 @@ pub enum Group {
 }
 
 /// What holds for one jail of a table.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct RuleTerms<'a> {
     pub rule: usize,
     /// Its bit is `1 << slot`.
@@ -193,28 +208,14 @@ impl Windows {
     }
 
     /// Adds an event to the window of `key` and tells what tripped.
-    pub fn count<'r>(
-        &mut self,
-        key: u128,
-        addition: &Addition,
-        terms: &Terms,
-        rules: impl Iterator<Item = RuleTerms<'r>> + Clone,
-        fired: &mut Vec<Firing>,
-    ) {
+    pub fn count(&mut self, key: u128, addition: &Addition, terms: &Terms, rules: &[RuleTerms<'_>], fired: &mut Vec<Firing>) {
         let hash = each!(self, table => table.hash(key));
-        self.count_at((key, hash), addition, terms, rules, fired);
+        self.count_at(&Spot { key, hash }, addition, terms, rules, fired);
     }
 
     /// The same for whoever knows the hash of the key already.
-    pub fn count_at<'r>(
-        &mut self,
-        (key, hash): (u128, u64),
-        addition: &Addition,
-        terms: &Terms,
-        rules: impl Iterator<Item = RuleTerms<'r>> + Clone,
-        fired: &mut Vec<Firing>,
-    ) {
-        each!(self, table => count_in(table, (key, hash), addition, terms, rules, fired));
+    pub fn count_at(&mut self, spot: &Spot, addition: &Addition, terms: &Terms, rules: &[RuleTerms<'_>], fired: &mut Vec<Firing>) {
+        each!(self, table => count_in(table, spot, addition, terms, rules, fired));
     }
 
     /// Reads a row that hashes like that.
@@ -290,25 +291,25 @@ impl Windows {
     }
 }
 
-fn count_in<'r, W: Window>(
+fn count_in<W: Window>(
     table: &mut Table<W>,
-    (key, hash): (u128, u64),
+    spot: &Spot,
     addition: &Addition,
     terms: &Terms,
-    rules: impl Iterator<Item = RuleTerms<'r>> + Clone,
+    rules: &[RuleTerms<'_>],
     fired: &mut Vec<Firing>,
 ) {
-    let least = rules.clone().filter_map(|rule| rule.limits.first().copied()).min().unwrap_or(u64::MAX);
+    let least = rules.iter().filter_map(|rule| rule.limits.first().copied()).min().unwrap_or(u64::MAX);
     let aging = terms.aging(least.div_ceil(2));
     let newcomer_hot = addition.amount >= aging.half;
-    table.update_at(hash, key, &aging, newcomer_hot, |window| {
+    table.update_at(spot.hash, spot.key, &aging, newcomer_hot, |window| {
         window.prune(terms);
-        for rule in rules.clone() {
-            rearm(window, &rule, terms);
+        for rule in rules {
+            rearm(window, rule, terms);
         }
         window.add(addition, terms);
         for rule in rules {
-            fired.extend(trip(window, &rule, addition, terms));
+            fired.extend(trip(window, rule, addition, terms));
         }
         window.settle(addition, terms);
         (if window.is_empty() { Fate::Remove } else { Fate::Keep }, ())

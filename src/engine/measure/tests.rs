@@ -118,7 +118,7 @@ fn check(case: &Case, steps: &[Step]) -> Result<(), TestCaseError> {
                 let rule = RuleTerms { rule: 0, slot: 0, cutoff: cutoff(now), limits: &case.limits, clears: case.clears };
                 let mut fired = Vec::new();
                 if stamp > terms.horizon {
-                    windows.count(1, &addition, &terms, std::iter::once(rule), &mut fired);
+                    windows.count(1, &addition, &terms, &[rule], &mut fired);
                 }
                 let got = fired.first().map(|firing| (firing.from, firing.to, firing.total));
                 prop_assert_eq!(got, naive.event(now, stamp, amount, account), "at {} after {:?}", now, naive.events);
@@ -200,8 +200,8 @@ proptest! {
                 let rule = RuleTerms { rule: 0, slot: 0, cutoff: sliding(now), limits: &limits, clears: 0 };
                 let terms = Terms { now, horizon: sliding(now), need: u64::MAX, sharers: 1, group: Group::Name, min: 0, operators: 0, max: 100 };
                 let (mut one, mut other) = (Vec::new(), Vec::new());
-                exact.count(1, &addition, &terms, std::iter::once(rule), &mut one);
-                trimmed.count(1, &addition, &Terms { need: limit, ..terms }, std::iter::once(rule), &mut other);
+                exact.count(1, &addition, &terms, &[rule], &mut one);
+                trimmed.count(1, &addition, &Terms { need: limit, ..terms }, &[rule], &mut other);
                 prop_assert_eq!(one.len(), other.len());
             }
         }
@@ -223,11 +223,11 @@ proptest! {
                 let rule = |slot: u8, as_slot: u8| RuleTerms { rule: 0, slot: as_slot, cutoff: cutoffs[usize::from(slot)], limits: &limits[usize::from(slot)], clears: [clears.0, clears.1][usize::from(slot)] };
                 let terms = Terms { now, horizon: cutoffs[1], need: u64::MAX, sharers: 0b11, group: Group::Name, min: 0, operators: 0, max: 100 };
                 let mut got = Vec::new();
-                shared.count(1, &addition, &terms, [rule(0, 0), rule(1, 1)].into_iter(), &mut got);
+                shared.count(1, &addition, &terms, &[rule(0, 0), rule(1, 1)], &mut got);
                 let mut expected = Vec::new();
                 for slot in [0, 1u8] {
                     let terms = Terms { horizon: cutoffs[usize::from(slot)], sharers: 1, ..terms };
-                    own[usize::from(slot)].count(1, &addition, &terms, std::iter::once(rule(slot, 0)), &mut expected);
+                    own[usize::from(slot)].count(1, &addition, &terms, &[rule(slot, 0)], &mut expected);
                 }
                 prop_assert_eq!(got.iter().map(|firing| firing.total).collect::<Vec<_>>(), expected.iter().map(|firing| firing.total).collect::<Vec<_>>());
             }
@@ -245,7 +245,7 @@ fn networks_are_told_apart_and_their_addresses_remembered() {
     for ip in ["192.0.2.1", "192.0.2.2", "198.51.100.1", "192.0.2.1", "2001:db8:1:2::3"] {
         assert!(fired.is_empty(), "{ip}");
         let host = Host::new(ip.parse().unwrap());
-        windows.count(1, &Addition { stamp: 100, amount: 1, tag: 0, value: host.key() }, &terms, std::iter::once(rule), &mut fired);
+        windows.count(1, &Addition { stamp: 100, amount: 1, tag: 0, value: host.key() }, &terms, &[rule], &mut fired);
     }
     assert_eq!(fired[0].total, 3);
     let contributors: Vec<String> = fired[0].summary.contributors.iter().map(|host| host.subnet().to_network().to_string()).collect();
@@ -263,7 +263,7 @@ fn a_hot_key_outlives_any_number_of_quiet_ones() {
         let terms = Terms { now, horizon: 0, need: 6, sharers: 1, group: Group::Name, min: 0, operators: 0, max: 100 };
         let rule = RuleTerms { rule: 0, slot: 0, cutoff: 0, limits: &limits, clears: 1 };
         let mut fired = Vec::new();
-        windows.count(key, &Addition { stamp: now, amount: 1, tag: 0, value: 0 }, &terms, std::iter::once(rule), &mut fired);
+        windows.count(key, &Addition { stamp: now, amount: 1, tag: 0, value: 0 }, &terms, &[rule], &mut fired);
         !fired.is_empty()
     };
     for key in 0..300 {
@@ -288,13 +288,7 @@ fn dead_keys_are_swept_while_new_ones_come() {
         let now = i64::from(key) + 10_000;
         let terms = Terms { now, horizon: now - 5_000, need: 6, sharers: 1, group: Group::Name, min: 0, operators: 0, max: 100 };
         let rule = RuleTerms { rule: 0, slot: 0, cutoff: now - 5_000, limits: &limits, clears: 1 };
-        windows.count(
-            u128::from(key),
-            &Addition { stamp: now, amount: 1, tag: 0, value: 0 },
-            &terms,
-            std::iter::once(rule),
-            &mut Vec::new(),
-        );
+        windows.count(u128::from(key), &Addition { stamp: now, amount: 1, tag: 0, value: 0 }, &terms, &[rule], &mut Vec::new());
     }
     assert!(windows.len() < 12_000, "{} keys, 5,000 of them alive", windows.len());
 }
