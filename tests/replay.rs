@@ -122,6 +122,31 @@ fn a_replay_decides_what_line_by_line_feeding_decides() {
     assert_eq!(replay(&[&write(directory.path(), "mail.log", &lines)]), expected);
 }
 
+/// A zone whose clocks are put back on every 25th of October: after 02:59:59 comes 02:00:00 once more.
+#[test]
+fn the_hour_that_comes_twice_is_no_blind_spot() {
+    let directory = tempfile::tempdir().unwrap();
+    let login = |time: &str| {
+        format!(
+            "Oct 25 {time} mx1 dovecot: imap-login: Login: user=<anna@corp.test>, method=PLAIN, rip=192.0.2.7, lip=192.0.2.1, mpid=1, TLS, session=<abc>"
+        )
+    };
+    let failure = |time: &str| {
+        format!(
+            "Oct 25 {time} mx1 postfix/submission/smtpd[7]: warning: unknown[198.51.100.9]: SASL LOGIN authentication failed: x, sasl_username=anna@corp.test"
+        )
+    };
+    let mut lines: Vec<String> = ["02:40:00", "02:50:00", "02:59:50"].map(login).to_vec();
+    lines.extend((0..6).map(|n| failure(&format!("02:01:{:02}", 9 * n))));
+    let file = write(directory.path(), "log", &lines);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mailwarden"));
+    let output = command.env("TZ", "WST-1SST,J80/2,J298/3").args(["--config", ROOT, "replay", "--json"]).arg(&file).output().unwrap();
+    let decisions = objects(&output);
+    let found: Vec<_> =
+        decisions.iter().map(|decision| (decision["action"].as_str().unwrap(), decision["time"].as_str().unwrap())).collect();
+    assert!(matches!(found[..], [("ban", time)] if time.ends_with("-10-25T01:01:45.000000Z")), "{decisions:?}");
+}
+
 #[test]
 fn files_come_in_any_order_and_packed() {
     let directory = tempfile::tempdir().unwrap();

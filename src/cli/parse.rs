@@ -103,15 +103,15 @@ impl<'a> Printer<'a> {
         }
     }
 
-    fn print(&mut self, chunk: &Chunk, prompt: bool) {
+    fn print(&mut self, chunk: &mut Chunk, prompt: bool) {
         if self.clock.now() == Timestamp::ZERO
             && let Some(clock) = LogClock::starting_with(chunk.stamps())
         {
             self.clock = clock;
         }
-        for record in &chunk.records {
+        for (text, record) in chunk.records_mut() {
             let line = self.lines + u64::from(record.number) + 1;
-            self.record(line, chunk.line(record), &record.parsed);
+            self.record(line, text, &mut record.parsed);
             self.settle(line);
         }
         self.lines += chunk.counts.lines;
@@ -121,7 +121,8 @@ impl<'a> Printer<'a> {
         self.write();
     }
 
-    fn record(&mut self, number: u64, line: &[u8], parsed: &Parsed) {
+    fn record(&mut self, number: u64, line: &[u8], parsed: &mut Parsed) {
+        parsed.unfold(self.clock.now());
         self.clock.advance(parsed.time);
         let filter = self.setup.filters.filter_name(parsed.pattern);
         self.told.event = None;

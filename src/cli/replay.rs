@@ -118,6 +118,7 @@ impl<'a> Replay<'a> {
         let (correlator, events, decisions) = (&mut self.correlator, &mut self.events, &mut self.decisions);
         for (line, record) in chunk.records_mut() {
             let parsed = &mut record.parsed;
+            parsed.unfold(clock.now());
             parsed.time = clock.advance(parsed.time);
             let now = clock.now();
             if engine.poll_timeout().is_some_and(|due| due <= now) {

@@ -91,6 +91,8 @@ pub struct Core {
     batch: Batch,
     /// The recognised lines of the batch, by their place in it.
     parsed: Vec<(usize, Parsed)>,
+    /// The time of each source's last line.
+    line_times: Vec<Timestamp>,
     inbox: Inbox,
     snapshot: Snapshot,
     next_tick: Instant,
@@ -135,6 +137,7 @@ impl Core {
             counts: LineCounts::default(),
             worst_turn: Duration::ZERO,
             batch: Batch::new(),
+            line_times: Vec::new(),
             parsed: Vec::with_capacity(limits::BATCH_EVENTS_MAX),
             inbox,
             snapshot: Snapshot { interval, next: now + interval, running: None, rows: Vec::new() },
@@ -174,18 +177,26 @@ impl Core {
                 Ok(count) => busy |= count >= limits::BATCH_EVENTS_MAX,
                 Err(error) => self.effects.warn_of_source(index, &source.stats().name, &error),
             }
-            self.handle_batch(now);
+            self.handle_batch(index, now);
         }
         busy
     }
 
-    fn handle_batch(&mut self, now: Timestamp) {
-        let Core { batch, parser, trust, correlator, engine, counts, parsed, .. } = self;
+    fn handle_batch(&mut self, source: usize, now: Timestamp) {
+        let Core { batch, parser, trust, correlator, engine, counts, parsed, line_times, .. } = self;
+        if line_times.len() <= source {
+            line_times.resize(source + 1, now);
+        }
+        let Some(latest) = line_times.get_mut(source) else { return };
         parsed.clear();
         for (index, (line, text)) in batch.iter().enumerate() {
             counts.lines += 1;
             match parser.parse(text, line.received) {
-                Outcome::Line(line) => parsed.push((index, line)),
+                Outcome::Line(mut line) => {
+                    line.unfold(*latest);
+                    *latest = line.time;
+                    parsed.push((index, line));
+                }
                 Outcome::Unmatched { .. } => counts.unmatched += 1,
                 Outcome::Foreign => counts.foreign += 1,
                 Outcome::Malformed => counts.malformed += 1,

@@ -19,6 +19,7 @@ mod syslog;
 mod template;
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 pub use dispatch::FilterSet;
 pub use explain::{Attempt, Explanation};
@@ -119,6 +120,7 @@ impl Span {
 #[derive(Clone, Copy, Debug)]
 pub struct Parsed {
     pub time: Timestamp,
+    fold_minutes: u8,
     /// Which pattern recognised it: index into the filter set's patterns.
     pub pattern: u16,
     pub kind: LineKind,
@@ -169,6 +171,7 @@ impl Parsed {
     fn new(envelope: &Envelope, service: Service) -> Self {
         Parsed {
             time: envelope.time,
+            fold_minutes: envelope.fold_minutes,
             pattern: 0,
             kind: LineKind::Noise,
             service,
@@ -189,6 +192,19 @@ impl Parsed {
             message: envelope.message,
             fields: [Span::default(); FIELDS],
             present: 0,
+        }
+    }
+
+    /// When clocks are put back an hour comes twice, and a stamp without an offset does not say which of the two it means: the one
+    /// nearer to `latest`, the time of the line before.
+    pub fn unfold(&mut self, latest: Timestamp) {
+        if self.fold_minutes == 0 {
+            return;
+        }
+        let later = self.time + Duration::from_secs(60 * u64::from(self.fold_minutes));
+        let distance = |time: Timestamp| time.micros().abs_diff(latest.micros());
+        if distance(later) < distance(self.time) {
+            self.time = later;
         }
     }
 

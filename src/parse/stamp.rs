@@ -1,7 +1,7 @@
 //! The time in a line's header. The text of the last second is remembered, so most lines cost one comparison.
 
 use jiff::civil::{Date, DateTime};
-use jiff::tz::TimeZone;
+use jiff::tz::{AmbiguousOffset, TimeZone};
 
 use crate::time::Timestamp;
 
@@ -15,14 +15,29 @@ pub(super) const SHORT: usize = 15;
 /// `2026-11-24T02:31:55`
 const NAIVE: usize = 19;
 
+/// What a header's stamp says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    /// The earlier one, where it may be either of two.
+    pub time: Timestamp,
+    /// So many minutes later it may be as well: the hour that comes twice when clocks are put back. Else 0.
+    pub fold_minutes: u8,
+}
+
+impl Stamp {
+    pub const fn certain(time: Timestamp) -> Stamp {
+        Stamp { time, fold_minutes: 0 }
+    }
+}
+
 /// Turns header stamps into points in time.
 pub(super) struct Stamps {
     zone: TimeZone,
     /// "Now" for stamps without a year.
     reference: Timestamp,
-    short: Option<([u8; SHORT], Timestamp)>,
-    /// Micros of the full hour that `Nov 24 02` names.
-    hour: Option<([u8; 9], i64)>,
+    short: Option<([u8; SHORT], Stamp)>,
+    /// Micros of the full hour that `Nov 24 02` names, and by how much later it may be.
+    hour: Option<([u8; 9], (i64, u8))>,
     /// Seconds of `2026-11-24T02:31:55` read as UTC.
     naive: Option<([u8; NAIVE], i64)>,
 }
@@ -41,44 +56,47 @@ impl Stamps {
     }
 
     /// RFC 3164: `Nov 24 02:31:55` (15 bytes), local time without a year.
-    pub fn short(&mut self, text: &[u8]) -> Option<Timestamp> {
+    pub fn short(&mut self, text: &[u8]) -> Option<Stamp> {
         let text: &[u8; SHORT] = text.first_chunk()?;
-        if let Some((known, time)) = &self.short
+        if let Some((known, stamp)) = &self.short
             && known == text
         {
-            return Some(*time);
+            return Some(*stamp);
         }
         let minute = two_digits(text, 10).filter(|&minute| minute < 60)?;
         let second = two_digits(text, 13).filter(|&second| second <= 60)?;
-        let hour = self.hour(text.first_chunk()?)?;
+        let (hour, fold_minutes) = self.hour(text.first_chunk()?)?;
         let time = Timestamp::from_micros(hour + i64::from(minute * 60 + second) * SECOND);
-        self.short = Some((*text, time));
-        Some(time)
+        let stamp = Stamp { time, fold_minutes };
+        self.short = Some((*text, stamp));
+        Some(stamp)
     }
 
     /// Micros of the full hour `Nov 24 02`: the latest one that is not in the future.
-    fn hour(&mut self, text: &[u8; 9]) -> Option<i64> {
-        if let Some((known, micros)) = &self.hour
+    fn hour(&mut self, text: &[u8; 9]) -> Option<(i64, u8)> {
+        if let Some((known, found)) = &self.hour
             && known == text
         {
-            return Some(*micros);
+            return Some(*found);
         }
         let month = month(text.first_chunk()?)?;
         let day = if text[4] == b' ' { digit(text[5])? } else { two_digits(text, 4)? };
         let hour = two_digits(text, 7).filter(|&hour| hour < 24)?;
         let latest = self.reference.micros().saturating_add(FUTURE_MICROS);
         let this_year = self.zone.to_datetime(jiff::Timestamp::from_microsecond(self.reference.micros()).ok()?).year();
-        let micros = (this_year - YEARS_BACK..=this_year + 1)
+        let found = (this_year - YEARS_BACK..=this_year + 1)
             .rev()
             .filter_map(|year| Date::new(year, month, day as i8).ok())
             .filter_map(|date| self.local_micros(date.at(hour as i8, 0, 0, 0)))
-            .find(|&micros| micros <= latest)?;
-        self.hour = Some((*text, micros));
-        Some(micros)
+            .find(|(micros, _)| *micros <= latest)?;
+        self.hour = Some((*text, found));
+        Some(found)
     }
 
-    fn local_micros(&self, time: DateTime) -> Option<i64> {
-        Some(self.zone.to_ambiguous_timestamp(time).compatible().ok()?.as_microsecond())
+    fn local_micros(&self, time: DateTime) -> Option<(i64, u8)> {
+        let local = self.zone.to_ambiguous_timestamp(time);
+        let fold = if let AmbiguousOffset::Fold { before, after } = local.offset() { before.seconds() - after.seconds() } else { 0 };
+        Some((local.compatible().ok()?.as_microsecond(), u8::try_from(fold / 60).unwrap_or(0)))
     }
 
     /// RFC 3339, also with an offset without colon. Returns the time and how many bytes of `text` the stamp takes.
@@ -155,9 +173,9 @@ mod tests {
     fn short_in(zone: &str, reference: &str, text: &str) -> Option<String> {
         let reference = Timestamp::from_micros(reference.parse::<jiff::Timestamp>().unwrap().as_microsecond());
         let mut stamps = Stamps::new(TimeZone::get(zone).unwrap(), reference);
-        let time = stamps.short(text.as_bytes());
-        assert_eq!(time, stamps.short(text.as_bytes()), "the remembered answer is the same");
-        time.map(Timestamp::rfc3339)
+        let stamp = stamps.short(text.as_bytes());
+        assert_eq!(stamp, stamps.short(text.as_bytes()), "the remembered answer is the same");
+        stamp.map(|stamp| stamp.time.rfc3339())
     }
 
     #[test]
@@ -181,9 +199,24 @@ mod tests {
     fn a_year_later_the_same_text_means_another_time() {
         let at = |text: &str| Timestamp::from_micros(text.parse::<jiff::Timestamp>().unwrap().as_microsecond());
         let mut stamps = Stamps::new(TimeZone::UTC, at("2026-11-24T03:00:00Z"));
-        assert_eq!(stamps.short(b"Nov 24 02:31:55"), Some(at("2026-11-24T02:31:55Z")));
+        assert_eq!(stamps.short(b"Nov 24 02:31:55").unwrap().time, at("2026-11-24T02:31:55Z"));
         stamps.set_reference(at("2027-11-24T03:00:00Z"));
-        assert_eq!(stamps.short(b"Nov 24 02:31:55"), Some(at("2027-11-24T02:31:55Z")));
+        assert_eq!(stamps.short(b"Nov 24 02:31:55").unwrap().time, at("2027-11-24T02:31:55Z"));
+    }
+
+    #[test]
+    fn the_hour_that_comes_twice_may_be_either() {
+        let now = Timestamp::from_micros("2026-12-01T00:00:00Z".parse::<jiff::Timestamp>().unwrap().as_microsecond());
+        let cases = [
+            ("Europe/Berlin", "Oct 25 01:59:59", 0),
+            ("Europe/Berlin", "Oct 25 02:00:00", 60),
+            ("Europe/Berlin", "Oct 25 03:00:00", 0),
+            ("UTC", "Oct 25 02:00:00", 0),
+        ];
+        for (zone, text, expected) in cases {
+            let mut stamps = Stamps::new(TimeZone::get(zone).unwrap(), now);
+            assert_eq!(stamps.short(text.as_bytes()).unwrap().fold_minutes, expected, "{text} in {zone}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use memchr::{memchr, memchr3};
 
 use super::Span;
-use super::stamp::{SHORT, Stamps};
+use super::stamp::{SHORT, Stamp, Stamps};
 use crate::time::Timestamp;
 
 /// Longest syslog tag that is looked at.
@@ -21,6 +21,8 @@ const UNKNOWN_UID: u32 = u32::MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Envelope {
     pub time: Timestamp,
+    /// So many minutes later it may have been as well: see [`super::Parsed::unfold`].
+    pub fold_minutes: u8,
     /// Empty when the line names none.
     pub host: Span,
     /// The syslog tag without pid.
@@ -36,7 +38,7 @@ pub struct Envelope {
 
 /// What stands in front of a message.
 struct Stamped {
-    time: Timestamp,
+    stamp: Stamp,
     host: Span,
     program: Span,
     pid: u32,
@@ -65,30 +67,30 @@ impl EnvelopeReader {
         let at = skip_priority(line);
         let head = match line.get(at)? {
             b'1'..=b'9' if matches!(line.get(at + 1), Some(b' ')) => return self.rfc5424(line, at + 2, received),
-            b'0'..=b'9' => self.iso(&line[at..], received).map(|(time, length)| (time, at + length)),
-            b'A'..=b'Z' => self.short(&line[at..], received).map(|(time, length)| (time, at + length)),
+            b'0'..=b'9' => self.iso(&line[at..], received).map(|(time, length)| (Stamp::certain(time), at + length)),
+            b'A'..=b'Z' => self.short(&line[at..], received).map(|(stamp, length)| (stamp, at + length)),
             _ => None,
         };
         // Some senders leave the stamp out on a local socket.
-        let (time, at) = head.or_else(|| received.map(|time| (time, at)))?;
+        let (stamp, at) = head.or_else(|| received.map(|time| (Stamp::certain(time), at)))?;
         let (host, program, pid, at) = host_and_tag(line, at)?;
-        Some(self.finish(line, at, Stamped { time, host, program, pid }))
+        Some(self.finish(line, at, Stamped { stamp, host, program, pid }))
     }
 
-    fn short(&mut self, text: &[u8], received: Option<Timestamp>) -> Option<(Timestamp, usize)> {
+    fn short(&mut self, text: &[u8], received: Option<Timestamp>) -> Option<(Stamp, usize)> {
         let shape: &[u8; SHORT] = text.first_chunk()?;
         if shape[3] != b' ' || shape[6] != b' ' || shape[9] != b':' || shape[12] != b':' {
             return None;
         }
-        let time = match received {
-            Some(time) => time,
+        let stamp = match received {
+            Some(time) => Stamp::certain(time),
             None => self.stamps.short(shape)?,
         };
         let mut at = SHORT;
         if text.get(at) == Some(&b'.') {
             at += 1 + text[at + 1..].iter().take_while(|byte| byte.is_ascii_digit()).count();
         }
-        (text.get(at) == Some(&b' ')).then_some((time, at + 1))
+        (text.get(at) == Some(&b' ')).then_some((stamp, at + 1))
     }
 
     fn iso(&mut self, text: &[u8], received: Option<Timestamp>) -> Option<(Timestamp, usize)> {
@@ -113,7 +115,7 @@ impl EnvelopeReader {
             at += 3;
         }
         let host = if text(line, host) == b"-" { Span::default() } else { host };
-        Some(self.finish(line, at, Stamped { time, host, program, pid: number(text(line, pid)) }))
+        Some(self.finish(line, at, Stamped { stamp: Stamp::certain(time), host, program, pid: number(text(line, pid)) }))
     }
 
     /// Takes the relay's note and rsyslog's "message repeated" off the message that starts at `at`.
@@ -137,8 +139,8 @@ impl EnvelopeReader {
             at += skipped;
             end -= 1;
         }
-        let Stamped { time, host, program, pid } = head;
-        Envelope { time, host, program, pid, message: Span::new(at, end), repeated, sender_uid }
+        let Stamped { stamp: Stamp { time, fold_minutes }, host, program, pid } = head;
+        Envelope { time, fold_minutes, host, program, pid, message: Span::new(at, end), repeated, sender_uid }
     }
 }
 
