@@ -56,10 +56,15 @@ pub fn bind(path: &Path, group: Option<&str>) -> io::Result<(UnixListener, Acces
         _ => {}
     }
     let listener = UnixListener::bind(path).map_err(|error| at(path, "bind the control socket", &error))?;
-    let group = group.and_then(|name| Group::from_name(name).ok().flatten()).map(|group| group.gid);
-    let mode = if group.is_some() && nix::unistd::chown(path, None, group).is_ok() { 0o660 } else { 0o600 };
+    let gid = group.and_then(|name| Group::from_name(name).ok().flatten()).map(|group| group.gid);
+    let given = gid.map(|gid| nix::unistd::chown(path, None, Some(gid)));
+    if let (Some(name), None | Some(Err(_))) = (group, given) {
+        let why = if gid.is_some() { "the daemon's user is no member of it" } else { "there is no such group" };
+        log::warn!("only root may use {}: it cannot be given to the group {name:?} of [control], {why}", path.display());
+    }
+    let mode = if matches!(given, Some(Ok(()))) { 0o660 } else { 0o600 };
     std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
-    Ok((listener, Access { group }))
+    Ok((listener, Access { group: gid }))
 }
 
 fn at(path: &Path, what: &str, error: &io::Error) -> io::Error {

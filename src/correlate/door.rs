@@ -26,7 +26,7 @@ impl Correlator {
             self.proxied.push(client, &mut self.messages.names);
             return None;
         };
-        let at = self.messages.begin(scope(&self.hasher, seen), id, seen.now)?;
+        let at = self.messages.begin(scope(&self.hasher, seen), id, seen.parsed.time, seen.now)?;
         let message = self.messages.get_mut(at)?;
         message.ip = seen.parsed.client;
         message.service = seen.parsed.service;
@@ -91,7 +91,7 @@ impl Correlator {
 
     /// pickup's `QID: uid=33 from=<www-data>`: a local user hands in a message.
     pub(super) fn pickup(&mut self, seen: Seen<'_>) -> Option<MessageRef> {
-        let at = self.messages.begin(scope(&self.hasher, seen), seen.queue_id()?, seen.now)?;
+        let at = self.messages.begin(scope(&self.hasher, seen), seen.queue_id()?, seen.parsed.time, seen.now)?;
         self.messages.get_mut(at)?.flags.set(Flags::KNOWN);
         if let Some(uid) = seen.parsed.uid {
             self.messages.get_mut(at)?.flags.set(Flags::LOCAL);
@@ -109,7 +109,7 @@ impl Correlator {
         let fresh = found.filter(|at| self.messages.get(*at).is_some_and(|message| message.activations == 0));
         let at = match fresh {
             Some(at) => at,
-            None => self.messages.begin(scope, id, seen.now)?,
+            None => self.messages.begin(scope, id, seen.parsed.time, seen.now)?,
         };
         let message = self.messages.get_mut(at)?;
         message.flags.set(Flags::HAS_ID);

@@ -42,7 +42,10 @@ pub(super) struct Message {
     pub recipients: u32,
     /// Size; kept only for an event that has to wait.
     pub bytes: u32,
+    /// When the first line about it was read.
     created: Timestamp,
+    /// When that line was written, in seconds: about when Postfix took the message in.
+    arrival: u32,
     generation: u32,
     older: u32,
     /// The next younger one; of a vacant slot, the next vacant one.
@@ -137,7 +140,7 @@ impl Messages {
     }
 
     /// The entry of a queue id that begins here, blank: short ids are re-used within minutes.
-    pub fn begin(&mut self, scope: u64, id: &[u8], now: Timestamp) -> Option<MessageRef> {
+    pub fn begin(&mut self, scope: u64, id: &[u8], written: Timestamp, now: Timestamp) -> Option<MessageRef> {
         if id.is_empty() || id.len() > QUEUE_ID_BYTES_MAX {
             return None;
         }
@@ -148,7 +151,8 @@ impl Messages {
         let slot = self.take_slot();
         let entry = &mut self.slots[slot as usize];
         let generation = entry.generation;
-        *entry = Message { scope, id_len: id.len() as u8, created: now, generation, older: self.youngest, ..Message::vacant() };
+        let arrival = u32::try_from(written.seconds()).unwrap_or(0);
+        *entry = Message { scope, id_len: id.len() as u8, created: now, arrival, generation, older: self.youngest, ..Message::vacant() };
         entry.id[..id.len()].copy_from_slice(id);
         match self.youngest {
             NONE => self.oldest = slot,
@@ -220,7 +224,7 @@ impl Messages {
             .take(count)
             .filter(|message| message.has_come_in())
             .take(max)
-            .map(|message| (message.id(), message.created))
+            .map(|message| (message.id(), message.arrival()))
     }
 
     /// The queue ids of several submitters that began since then, each with the place of its name in `submitters`.
@@ -232,7 +236,7 @@ impl Messages {
         }
         let young = self.youngest_first().take_while(|message| message.created >= since);
         let come_in = young.filter(|message| message.has_come_in());
-        come_in.filter_map(|message| Some((*place_of.get(&message.submitter?)?, message.id(), message.created))).collect()
+        come_in.filter_map(|message| Some((*place_of.get(&message.submitter?)?, message.id(), message.arrival()))).collect()
     }
 
     fn youngest_first(&self) -> impl Iterator<Item = &Message> {
@@ -335,6 +339,7 @@ impl Message {
             recipients: 0,
             bytes: 0,
             created: Timestamp::ZERO,
+            arrival: 0,
             generation: 0,
             older: NONE,
             younger: NONE,
@@ -343,6 +348,10 @@ impl Message {
 
     pub fn id(&self) -> &[u8] {
         &self.id[..usize::from(self.id_len)]
+    }
+
+    pub fn arrival(&self) -> Timestamp {
+        Timestamp::from_seconds(i64::from(self.arrival))
     }
 
     fn is(&self, scope: u64, id: &[u8]) -> bool {
@@ -384,8 +393,8 @@ mod tests {
     #[test]
     fn ids_of_hosts_and_instances_stay_apart() {
         let mut messages = Messages::new();
-        let one = messages.begin(1, b"4XYZ", at(0)).unwrap();
-        let two = messages.begin(2, b"4XYZ", at(0)).unwrap();
+        let one = messages.begin(1, b"4XYZ", at(0), at(0)).unwrap();
+        let two = messages.begin(2, b"4XYZ", at(0), at(0)).unwrap();
         messages.set_submitter(one, b"anna");
         assert_eq!((messages.find(1, b"4XYZ"), messages.find(2, b"4XYZ"), messages.find(3, b"4XYZ")), (Some(one), Some(two), None));
         assert_eq!((messages.submitter(one), messages.submitter(two)), (Some(&b"anna"[..]), None));
@@ -394,9 +403,9 @@ mod tests {
     #[test]
     fn a_reused_id_begins_blank() {
         let mut messages = Messages::new();
-        let old = messages.begin(1, b"4XYZ", at(0)).unwrap();
+        let old = messages.begin(1, b"4XYZ", at(0), at(0)).unwrap();
         messages.set_submitter(old, b"anna");
-        let new = messages.begin(1, b"4XYZ", at(1)).unwrap();
+        let new = messages.begin(1, b"4XYZ", at(1), at(1)).unwrap();
         assert_eq!((messages.submitter(new), messages.get(old).is_none(), messages.names.len()), (None, true, 0));
     }
 
@@ -404,7 +413,7 @@ mod tests {
     fn the_messages_of_a_submitter_are_found() {
         let mut messages = Messages::new();
         for n in 0..6u8 {
-            let one = messages.begin(1, &[b'A', b'0' + n], at(i64::from(n))).unwrap();
+            let one = messages.begin(1, &[b'A', b'0' + n], at(i64::from(n)), at(i64::from(n))).unwrap();
             messages.set_submitter(one, if n % 2 == 0 { b"anna" } else { b"bob" });
             messages.get_mut(one).unwrap().flags.set(Flags::HAS_ID);
         }
@@ -423,7 +432,7 @@ mod tests {
     fn what_was_refused_before_its_content_came_is_not_in_the_queue() {
         let mut messages = Messages::new();
         for (second, id) in [b"A0", b"A1", b"A2"].into_iter().enumerate() {
-            let one = messages.begin(1, id, at(second as i64)).unwrap();
+            let one = messages.begin(1, id, at(second as i64), at(second as i64)).unwrap();
             messages.set_submitter(one, b"anna");
         }
         let found = |messages: &Messages| {
@@ -442,7 +451,7 @@ mod tests {
     #[test]
     fn a_retired_entry_lives_until_the_next_line() {
         let mut messages = Messages::new();
-        let one = messages.begin(1, b"4XYZ", at(0)).unwrap();
+        let one = messages.begin(1, b"4XYZ", at(0), at(0)).unwrap();
         messages.set_submitter(one, b"anna");
         messages.retire(one);
         assert_eq!(messages.submitter(one), Some(&b"anna"[..]));
@@ -454,17 +463,17 @@ mod tests {
     fn the_oldest_makes_room() {
         let mut messages = Messages::with_capacity(3);
         for n in 0..5u8 {
-            messages.begin(1, &[b'A', n], at(i64::from(n)));
+            messages.begin(1, &[b'A', n], at(i64::from(n)), at(i64::from(n)));
         }
         assert_eq!((messages.len(), messages.evicted, messages.find(1, &[b'A', 1])), (3, 2, None));
-        messages.begin(1, b"late", at(9 * 86_400));
+        messages.begin(1, b"late", at(9 * 86_400), at(9 * 86_400));
         assert_eq!((messages.len(), messages.evicted), (2, 2), "two that were too old");
     }
 
     #[test]
     fn what_is_no_queue_id_is_not_followed() {
         let mut messages = Messages::new();
-        assert_eq!((messages.begin(1, b"", at(0)), messages.begin(1, &[b'A'; 24], at(0))), (None, None));
+        assert_eq!((messages.begin(1, b"", at(0), at(0)), messages.begin(1, &[b'A'; 24], at(0), at(0))), (None, None));
         assert_eq!(messages.find(1, &[b'A'; 2000]), None);
     }
 
@@ -481,7 +490,7 @@ mod tests {
                 prop_assert_eq!(found.is_some(), place.is_some());
                 match (step, found, place) {
                     (0 | 1, _, _) => {
-                        messages.begin(scope, &id, at(0));
+                        messages.begin(scope, &id, at(0), at(0));
                         if let Some(place) = place { model.remove(place); }
                         if model.len() == 10 { model.remove(0); }
                         model.push((scope, id, None));

@@ -128,17 +128,17 @@ impl Correlator {
         String::from_utf8_lossy(self.canonical.name(shown.as_bytes())).into_owned()
     }
 
-    /// The messages of a submitter that are still in the queue, the youngest first, at most `max`: id, and when the first line about
-    /// it came.
+    /// The messages of a submitter that are still in the queue, the youngest first, at most `max`: id, and when it
+    /// arrived.
     pub fn queue_ids_of(&self, submitter: &str, max: usize) -> Vec<(String, Timestamp)> {
-        self.messages.ids_of(submitter.as_bytes(), max).map(|(id, created)| (String::from_utf8_lossy(id).into_owned(), created)).collect()
+        self.messages.ids_of(submitter.as_bytes(), max).map(|(id, arrival)| (String::from_utf8_lossy(id).into_owned(), arrival)).collect()
     }
 
     /// The messages of several submitters that came since then, with the place of each one's name in `submitters`. One look at the
     /// youngest messages, however many submitters there are.
     pub fn queue_ids_since<'n>(&self, submitters: impl Iterator<Item = &'n str>, since: Timestamp) -> Vec<(usize, String, Timestamp)> {
         let found = self.messages.ids_since(submitters.map(str::as_bytes), since);
-        found.into_iter().map(|(place, id, created)| (place, String::from_utf8_lossy(id).into_owned(), created)).collect()
+        found.into_iter().map(|(place, id, arrival)| (place, String::from_utf8_lossy(id).into_owned(), arrival)).collect()
     }
 
     /// Who sends a message; `None` while that is not known. Good until the next [`Correlator::handle`].

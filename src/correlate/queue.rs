@@ -12,7 +12,7 @@ impl Correlator {
         let at = match self.messages.find(scope, id) {
             Some(at) => at,
             // Begun before the log, or by Postfix itself: the bounce line may follow.
-            None => self.messages.begin(scope, id, seen.now)?,
+            None => self.messages.begin(scope, id, seen.parsed.time, seen.now)?,
         };
         let message = self.messages.get_mut(at)?;
         message.activations = message.activations.saturating_add(1);
@@ -60,7 +60,7 @@ impl Correlator {
         let root = self.messages.find(scope, seen.queue_id()?);
         if let Some(id) = seen.text(Field::OtherQueueId) {
             let begun = self.messages.find(scope, id).filter(|at| self.may_learn(*at));
-            let notice = begun.or_else(|| self.messages.begin(scope, id, seen.now));
+            let notice = begun.or_else(|| self.messages.begin(scope, id, seen.parsed.time, seen.now));
             if let Some(message) = notice.and_then(|at| self.messages.get_mut(at)) {
                 message.flags.set(Flags::KNOWN);
                 message.flags.set(Flags::TOLD);

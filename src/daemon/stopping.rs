@@ -139,8 +139,8 @@ impl Stopping {
         let stopped: Vec<Stopped> = engine.stopped().collect();
         let found = correlator.queue_ids_since(stopped.iter().map(|stopped| stopped.name.as_str()), now - CHASED);
         let mut of_each: BTreeMap<usize, Vec<(String, Timestamp)>> = BTreeMap::new();
-        for (place, queue_id, created) in found {
-            of_each.entry(place).or_default().push((queue_id, created));
+        for (place, queue_id, arrival) in found {
+            of_each.entry(place).or_default().push((queue_id, arrival));
         }
         let mut errands = Vec::new();
         for (place, mail) in of_each {
@@ -237,10 +237,10 @@ impl Stopping {
         let parked = self.parked.entry(account.to_owned()).or_default();
         let let_go = self.let_go.get(account);
         let mut mail = Vec::new();
-        for (queue_id, created) in found {
+        for (queue_id, arrival) in found {
             let is_new = !parked.contains_key(&queue_id) && let_go.is_none_or(|let_go| !let_go.contains(&queue_id));
             if is_new && parked.len() < HELD_MESSAGES_MAX {
-                let arrival = created.micros().div_euclid(1_000_000);
+                let arrival = arrival.seconds();
                 parked.insert(queue_id.clone(), arrival);
                 mail.push(QueuedMail { queue_id, arrival });
             }

@@ -16,7 +16,7 @@ use crate::engine::decision::Verb;
 use crate::hookd::{Answer, DESCRIBE, Request, Status};
 use crate::limits::{ERRANDS_WAITING_MAX, HELPER_REQUEST_BYTES_MAX};
 
-/// Longer than any hook may run.
+/// Longer than a hook (`hookd::hooks::TOTAL_MAX`) or a change of the queue may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(660);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_RETRY: Duration = Duration::from_secs(1);

@@ -14,6 +14,8 @@ use crate::limits::CONFIG_FILE_BYTES_MAX;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 const TIMEOUT_MAX: Duration = Duration::from_secs(300);
+/// Of all commands of a hook: the daemon waits somewhat longer for the answer.
+pub const TOTAL_MAX: Duration = Duration::from_secs(600);
 const COMMANDS_MAX: usize = 16;
 
 /// `hooks.toml`, checked.
@@ -110,6 +112,15 @@ impl Hook {
             }
             check_owner(Path::new(program))?;
         }
+        let total = timeout.saturating_mul(raw.run.len() as u32);
+        if total > TOTAL_MAX {
+            return Err(format!(
+                "timeout: {} commands of {} s each; at most {} s together, or other accounts wait too long",
+                raw.run.len(),
+                timeout.as_secs(),
+                TOTAL_MAX.as_secs()
+            ));
+        }
         let commands = raw.run.into_iter().map(|command| command.into_iter().map(OsString::from).collect()).collect();
         Ok(Hook { commands, timeout })
     }
@@ -152,6 +163,7 @@ mod tests {
             ("[hook.lock]\nrun = \"rm -rf /\"", "invalid type"),
             ("[hook.lock]\nrun = [[\"/bin/true\"]]\nshell = true", "unknown field"),
             ("[hook.lock]\nrun = [[\"/bin/true\"]]\ntimeout = \"1h\"", "at most 300 s"),
+            ("[hook.lock]\nrun = [[\"/bin/true\"], [\"/bin/true\"], [\"/bin/true\"]]\ntimeout = \"300s\"", "at most 600 s together"),
             ("[hook.lock]\nrun = [[\"/nowhere/true\"]]", "/nowhere/true"),
             ("postfix_instances = [\"etc\"]", "not an absolute path"),
             ("[hooks.lock]\nrun = []", "unknown field"),

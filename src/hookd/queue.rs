@@ -3,12 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use super::run::{Ran, run};
+use super::run::{Ran, run, run_keeping};
 use crate::limits::ERRAND_MESSAGES_MAX;
 
 pub(super) const HOLD: &str = "queue-hold";
@@ -16,8 +15,11 @@ pub(super) const RELEASE: &str = "queue-release";
 const TIMEOUT: Duration = Duration::from_secs(120);
 /// How far the arrival of a message may lie from the first line about it.
 const ARRIVAL_SECONDS: i64 = 60;
-/// Released messages whose delivery is asked for one by one.
+/// Released messages whose delivery is asked for one by one, and for how long.
 const AT_ONCE_MAX: usize = 100;
+const AT_ONCE: Duration = Duration::from_secs(60);
+/// A listing of the queue; one message takes some 300 bytes and 100 a recipient.
+const LISTING_BYTES_MAX: usize = 256 << 20;
 const PLACES: [&str; 3] = ["/usr/sbin", "/usr/local/sbin", "/sbin"];
 
 #[derive(Deserialize)]
@@ -58,51 +60,72 @@ pub(super) fn change(verb: &str, mail: &[(String, i64)], instances: &[PathBuf]) 
 }
 
 fn change_one(verb: &str, mail: &[(String, i64)], instance: &Path) -> Ran {
-    let ids = match same_messages(mail, instance) {
-        Ok(ids) => ids,
+    let (ids, doubtful) = match same_messages(mail, instance) {
+        Ok(found) => found,
         Err(problem) => return Ran { is_good: false, output: problem },
     };
+    let doubt = doubts(&doubtful, verb);
     if ids.is_empty() {
-        return Ran { is_good: true, output: "none of the messages is in the queue any more".into() };
+        return Ran { is_good: true, output: doubt.unwrap_or_else(|| "none of the messages is in the queue any more".into()) };
     }
     let option = if verb == HOLD { "-h" } else { "-H" };
     let Some(command) = command("postsuper", instance, &[option, "-"]) else {
         return Ran { is_good: false, output: "there is no postsuper on this host".into() };
     };
     let list: String = ids.iter().map(|id| format!("{id}\n")).collect();
-    let ran = run(&command, &[], list.as_bytes(), TIMEOUT);
+    let mut ran = run(&command, &[], list.as_bytes(), TIMEOUT);
     if verb == RELEASE && ran.is_good {
         deliver_soon(&ids, instance);
+    }
+    if let Some(doubt) = doubt {
+        ran.output = format!("{doubt}\n{}", ran.output);
     }
     ran
 }
 
-/// The ids that still are the messages which were meant. A long id is never used again; a short one is within minutes.
-fn same_messages<'m>(mail: &'m [(String, i64)], instance: &Path) -> Result<Vec<&'m str>, String> {
+/// What to say of messages that have an id which was meant and came at another time.
+fn doubts(doubtful: &[&str], verb: &str) -> Option<String> {
+    let first = doubtful.first()?;
+    let by_hand = if verb == HOLD { "postsuper -h" } else { "postsuper -H" };
+    let count = doubtful.len();
+    Some(format!(
+        "{count} messages left alone: their queue ids were meant, but they arrived at another time, so perhaps they are other messages; if not, {by_hand} {first} …"
+    ))
+}
+
+/// The ids that still are the messages which were meant, and those that are in the queue but may be others by now. A long id is never
+/// used again; a short one is within minutes.
+fn same_messages<'m>(mail: &'m [(String, i64)], instance: &Path) -> Result<(Vec<&'m str>, Vec<&'m str>), String> {
     let short: HashSet<&str> = mail.iter().map(|(id, _)| id.as_str()).filter(|id| !is_long(id)).collect();
     let arrivals = if short.is_empty() { HashMap::new() } else { arrivals(&short, instance)? };
-    let is_same = |(id, told): &&(String, i64)| {
-        is_long(id) || arrivals.get(id.as_str()).is_some_and(|arrival| arrival.abs_diff(*told) <= ARRIVAL_SECONDS.unsigned_abs())
-    };
-    Ok(mail.iter().filter(is_same).map(|(id, _)| id.as_str()).collect())
+    let (mut same, mut doubtful) = (Vec::new(), Vec::new());
+    for (id, told) in mail {
+        let id = id.as_str();
+        match arrivals.get(id) {
+            _ if is_long(id) => same.push(id),
+            Some(arrival) if arrival.abs_diff(*told) <= ARRIVAL_SECONDS.unsigned_abs() => same.push(id),
+            Some(_) => doubtful.push(id),
+            None => {}
+        }
+    }
+    Ok((same, doubtful))
 }
 
 fn arrivals(wanted: &HashSet<&str>, instance: &Path) -> Result<HashMap<String, i64>, String> {
     let command = command("postqueue", instance, &["-j"]).ok_or("there is no postqueue on this host")?;
-    let Some((program, arguments)) = command.split_first() else { return Err("no command".into()) };
-    let output =
-        Command::new(program).args(arguments).env_clear().stdin(Stdio::null()).output().map_err(|error| format!("postqueue: {error}"))?;
-    if !output.status.success() {
-        return Err(format!("postqueue -j: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim_end()));
+    let listing = run_keeping(LISTING_BYTES_MAX, &command, &[], b"", TIMEOUT);
+    if !listing.is_good {
+        return Err(listing.output);
     }
-    let each = output.stdout.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Queued>(line).ok());
+    let each = listing.output.lines().filter_map(|line| serde_json::from_str::<Queued>(line).ok());
     Ok(each.filter(|queued| wanted.contains(queued.queue_id.as_str())).map(|queued| (queued.queue_id, queued.arrival_time)).collect())
 }
 
 /// Released messages wait in the deferred queue until its next turn, which comes every five minutes. The first ones go at once: a
 /// person waits for them. A flush of the whole queue would also try all that other servers have put off.
 fn deliver_soon(ids: &[&str], instance: &Path) {
-    for id in ids.iter().take(AT_ONCE_MAX) {
+    let end = Instant::now() + AT_ONCE;
+    for id in ids.iter().take(AT_ONCE_MAX).take_while(|_| Instant::now() < end) {
         if let Some(command) = command("postqueue", instance, &["-i", id]) {
             let _ran = run(&command, &[], b"", TIMEOUT);
         }

@@ -31,7 +31,12 @@ pub(super) struct Ran {
 /// Runs `command` with exactly these variables, and `input` on its standard input. Whoever it started and left in its process group
 /// ends with it.
 pub(super) fn run(command: &[OsString], variables: &[(&str, String)], input: &[u8], timeout: Duration) -> Ran {
-    match try_run(command, variables, input, timeout) {
+    run_keeping(HOOK_OUTPUT_BYTES_MAX, command, variables, input, timeout)
+}
+
+/// The same, with so many bytes of what it printed.
+pub(super) fn run_keeping(bytes: usize, command: &[OsString], variables: &[(&str, String)], input: &[u8], timeout: Duration) -> Ran {
+    match try_run(bytes, command, variables, input, timeout) {
         Ok(ran) => ran,
         Err(error) => {
             let program = command.first().map_or(Path::new(""), Path::new);
@@ -40,7 +45,7 @@ pub(super) fn run(command: &[OsString], variables: &[(&str, String)], input: &[u
     }
 }
 
-fn try_run(command: &[OsString], variables: &[(&str, String)], input: &[u8], timeout: Duration) -> io::Result<Ran> {
+fn try_run(bytes: usize, command: &[OsString], variables: &[(&str, String)], input: &[u8], timeout: Duration) -> io::Result<Ran> {
     let Some((program, arguments)) = command.split_first() else { return Err(io::ErrorKind::InvalidInput.into()) };
     // Again: it may have changed since the file of hooks was read.
     check_owner(Path::new(program)).map_err(io::Error::other)?;
@@ -53,7 +58,7 @@ fn try_run(command: &[OsString], variables: &[(&str, String)], input: &[u8], tim
     // It holds the writing ends of the pipe.
     drop(command);
     feed(&mut child, input);
-    let output = read_tail(reader);
+    let output = read_tail(reader, bytes);
     let status = wait(&mut child, timeout)?;
     if status.is_none() {
         kill_group(&child);
@@ -88,16 +93,20 @@ fn feed(child: &mut Child, input: &[u8]) {
 }
 
 /// Reads to the end, and keeps the last bytes.
-fn read_tail(mut reader: PipeReader) -> Receiver<Vec<u8>> {
+fn read_tail(mut reader: PipeReader, bytes: usize) -> Receiver<Vec<u8>> {
     let (sender, receiver) = channel();
     let _ = std::thread::Builder::new().spawn(move || {
         let mut tail = Vec::new();
         let mut piece = [0; 4096];
         while let Ok(count @ 1..) = reader.read(&mut piece) {
             tail.extend_from_slice(piece.get(..count).unwrap_or_default());
-            let surplus = tail.len().saturating_sub(HOOK_OUTPUT_BYTES_MAX);
-            tail.drain(..surplus);
+            // Not at each piece: moving the rest up costs as much as reading it.
+            if tail.len() > 2 * bytes {
+                tail.drain(..tail.len() - bytes);
+            }
         }
+        let surplus = tail.len().saturating_sub(bytes);
+        tail.drain(..surplus);
         let _ = sender.send(tail);
     });
     receiver

@@ -2,13 +2,14 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::sys::socket::sockopt::{PeerCredentials, ReceiveTimeout};
 use nix::sys::socket::{MsgFlags, getsockopt, recv, send, setsockopt};
+use nix::sys::stat::{Mode, umask};
 use nix::sys::time::{TimeVal, TimeValLike};
-use nix::unistd::{Uid, User};
+use nix::unistd::{Uid, User, fchownat};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::Options;
@@ -50,10 +51,14 @@ fn bind(options: &Options, path: &Path) -> io::Result<Socket> {
         _ => {}
     }
     let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
-    socket.bind(&SockAddr::unix(path)?)?;
+    // The directory may be the daemon's own: what stands at `path` after this may be anything, also a link to another file. So
+    // the mode comes with the file, and the group is given to whatever has the name itself.
     let group = User::from_name(&options.user).ok().flatten().map(|user| user.gid);
-    let mode = if group.is_some() && nix::unistd::chown(path, None, group).is_ok() { 0o660 } else { 0o600 };
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    let usual = umask(Mode::from_bits_truncate(if group.is_some() { 0o117 } else { 0o177 }));
+    let bound = socket.bind(&SockAddr::unix(path)?);
+    umask(usual);
+    bound?;
+    fchownat(AT_FDCWD, path, None, group, AtFlags::AT_SYMLINK_NOFOLLOW)?;
     socket.listen(BACKLOG)?;
     Ok(socket)
 }
