@@ -116,7 +116,6 @@ pub struct Engine {
     locks_made: VecDeque<account::Spent>,
     /// Accounts are only watched: what would be done is told.
     accounts_observed: bool,
-    was_observing: bool,
     geo: Arc<dyn crate::geo::Look>,
     evidence: Evidence,
     forgeries: Forgeries,
@@ -194,7 +193,6 @@ impl Engine {
             watched: Default::default(),
             locks_made: VecDeque::new(),
             accounts_observed: false,
-            was_observing: true,
             geo: Arc::new(crate::geo::Nowhere),
             evidence: Evidence::new(),
             forgeries: Forgeries::default(),
@@ -240,7 +238,6 @@ impl Engine {
         self.advance(now);
         self.end_bans(ENDED_PER_TIMEOUT);
         self.end_stops();
-        self.begin_to_stop();
         if self.now >= self.next_sweep {
             self.sweep();
             self.next_sweep = self.now.saturating_add(SWEEP_EVERY_MICROS);

@@ -1,5 +1,6 @@
 //! From signs to measures: alert, hold, lock.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::history::day;
@@ -64,6 +65,8 @@ pub(in crate::engine) struct Context<'a> {
     domain: Option<u128>,
     /// It came from an address that is never banned.
     is_ours: bool,
+    /// As far as the account's own record tells.
+    is_stopped: bool,
 }
 
 /// What a step of a jail says against a submitter.
@@ -80,11 +83,13 @@ impl Engine {
     pub(in crate::engine) fn in_context<'a>(&self, event: &Event<'a>) -> Context<'a> {
         let is_failure = event.kind == EventKind::AuthFailure && event.service != Service::Ssh;
         let name = if is_failure { event.account } else { submitter(event) };
-        let Some(name) = name else { return Context { event: *event, key: None, location: None, domain: None, is_ours: false } };
+        let blank = Context { event: *event, key: None, location: None, domain: None, is_ours: false, is_stopped: false };
+        let Some(name) = name else { return blank };
         let key = self.submitters.key(name);
         let (record, now) = (self.submitters.get(key), seconds(self.at));
         let domain = recipient_domain(event, self.seed);
-        let mut context = Context { event: *event, key: Some(key), location: None, domain, is_ours: false };
+        let is_stopped = record.is_some_and(|record| record.risk.rung >= Rung::Held);
+        let mut context = Context { key: Some(key), domain, is_stopped, ..blank };
         context.event.besieged = record.is_some_and(|record| self.is_besieged(record, now));
         context.event.new_recipient_domain = record.zip(domain).is_some_and(|(record, domain)| record.is_new_domain(domain, now));
         let Some(ip) = event.ip.filter(|_| needs_place(event) && (record.is_some() || !is_failure)) else {
@@ -120,7 +125,7 @@ impl Engine {
 
     /// What was seen becomes what is usual, unless much speaks against it.
     pub(in crate::engine) fn learn(&mut self, context: &Context<'_>) {
-        let Context { event, key, location, domain, is_ours } = context;
+        let Context { event, key, location, domain, is_ours, is_stopped } = context;
         let (Some(name), Some(key)) = (submitter(event), *key) else { return };
         let (messages, recipients) = match event.kind {
             EventKind::Message => (1, 0),
@@ -130,6 +135,9 @@ impl Engine {
         };
         let (now, micros, half_life, alert) = (seconds(self.at), self.at, self.risk.half_life, self.risk.alert);
         self.note_history(now);
+        if *is_stopped {
+            self.reconsider(key);
+        }
         let is_delivery = event.kind == EventKind::Delivery;
         self.submitters.update(key, name, micros, |record| {
             let is_frozen = record.risk.total(micros, half_life) >= alert || record.risk.rung >= Rung::Held;
@@ -162,19 +170,14 @@ impl Engine {
         self.accounts_observed || self.is_learning()
     }
 
-    /// From here on accounts are stopped for real: those of which that was only told are to be judged anew.
-    pub(in crate::engine) fn begin_to_stop(&mut self) {
-        let is_observing = self.is_observing_accounts();
-        if !std::mem::replace(&mut self.was_observing, is_observing) || is_observing {
-            return;
-        }
-        let (now, keys): (i64, Vec<u128>) = (self.now, self.watched.keys().copied().collect());
-        for key in keys {
-            let Some(name) = self.submitters.get(key).map(|record| String::from_utf8_lossy(&record.name).into_owned()) else { continue };
-            let is_stopped = [Hindrance::Held, Hindrance::Locked].iter().any(|hindrance| self.standings.get(&name, *hindrance).is_some());
-            if !is_stopped {
-                self.submitters.modify(key, now, |record| record.risk.rung = record.risk.rung.min(Rung::Alerted));
-            }
+    /// Who counts as stopped and is not is judged anew: that was only told while accounts were only watched, or what is saved of
+    /// the account is older than the end of its stop.
+    fn reconsider(&mut self, key: u128) {
+        let Some(record) = self.submitters.get(key).filter(|record| record.risk.rung >= Rung::Held) else { return };
+        let name = String::from_utf8_lossy(&record.name);
+        let is_stopped = [Hindrance::Held, Hindrance::Locked].iter().any(|hindrance| self.standings.get(&name, *hindrance).is_some());
+        if !is_stopped && !self.is_observing_accounts() {
+            self.submitters.modify(key, self.at, |record| record.risk.rung = Rung::Alerted);
         }
     }
 
@@ -189,6 +192,19 @@ impl Engine {
         let (key, now) = (self.submitters.key(name), self.at);
         // Whoever never logged in is nobody: names seen only in failures are not remembered here.
         self.submitters.modify(key, now, |record| record.besieged = seconds(now));
+    }
+
+    /// Nearly all of these are of one domain, and were at home in the same network before: an office that has a new line.
+    pub(in crate::engine) fn is_one_house(&self, keys: &[u128]) -> bool {
+        let now = seconds(self.at);
+        let nearly_all = keys.len() - keys.len() / 4;
+        let (mut domains, mut networks) = (BTreeMap::<&[u8], usize>::new(), BTreeMap::<u32, usize>::new());
+        for record in keys.iter().filter_map(|key| self.submitters.get(*key)) {
+            *domains.entry(domain(&record.name).unwrap_or_default()).or_default() += 1;
+            record.history.former_networks(now).for_each(|network| *networks.entry(network).or_default() += 1);
+        }
+        let most = |counts: Option<&usize>| counts.copied().unwrap_or(0) >= nearly_all;
+        most(domains.values().max()) && most(networks.values().max())
     }
 
     /// Counts a sign against the submitter of that key, and does what follows.
@@ -217,6 +233,7 @@ impl Engine {
     }
 
     fn climb(&mut self, key: u128, evidence: &[String]) {
+        self.reconsider(key);
         let (now, rules) = (self.at, &self.risk);
         let Some(record) = self.submitters.get(key) else { return };
         let (risk, rung) = (&record.risk, record.risk.rung);
@@ -252,6 +269,7 @@ impl Engine {
         evidence: &[String],
         observed: bool,
     ) {
+        self.reconsider(key);
         let (highest, but) = self.highest_rung(name);
         let mut notes: Vec<&str> = Vec::new();
         let mut rung = wanted.min(highest);
