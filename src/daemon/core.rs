@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 use crate::control::{Code, Request, Response};
 use crate::correlate::Correlator;
 use crate::engine::Engine;
+use crate::event::Event;
 use crate::limits;
 use crate::parse::{Field, Outcome, Parsed, Parser, ParserOptions};
 use crate::source::origin::Trust;
@@ -31,6 +32,8 @@ use crate::time::{Clock, SteadyClock, Timestamp};
 /// How often files are looked at without a notification, the kernel's generation is compared, and the watchdog fed. Bans that
 /// somebody flushed are to be in force again within a second.
 const TICK: Duration = Duration::from_millis(500);
+/// The wall clock is slewed all the time; what is more than this was a step.
+const CLOCK_MICROS_TOLERATED: i64 = 2_000_000;
 /// Rows of a snapshot written between two batches.
 const SNAPSHOT_SLICE_ROWS: usize = 512;
 /// Recognised lines in a batch from which it pays to let the engine look ahead.
@@ -57,6 +60,10 @@ pub fn run(options: &Options) -> ExitCode {
 }
 
 /// Tells the service manager; without one, nobody.
+fn moved(micros: i64) -> impl Fn(Timestamp) -> Timestamp {
+    move |time| Timestamp::from_micros(time.micros().saturating_add(micros))
+}
+
 fn notify(state: &[NotifyState<'_>]) {
     let _ = sd_notify::notify(state);
 }
@@ -93,6 +100,8 @@ pub struct Core {
     parsed: Vec<(usize, Parsed)>,
     /// The time of each source's last line.
     line_times: Vec<Timestamp>,
+    /// How far our clock is ahead of everybody else's, in microseconds, when that is worth a word.
+    clock_ahead: i64,
     inbox: Inbox,
     snapshot: Snapshot,
     next_tick: Instant,
@@ -138,6 +147,7 @@ impl Core {
             worst_turn: Duration::ZERO,
             batch: Batch::new(),
             line_times: Vec::new(),
+            clock_ahead: 0,
             parsed: Vec::with_capacity(limits::BATCH_EVENTS_MAX),
             inbox,
             snapshot: Snapshot { interval, next: now + interval, running: None, rows: Vec::new() },
@@ -183,15 +193,17 @@ impl Core {
     }
 
     fn handle_batch(&mut self, source: usize, now: Timestamp) {
-        let Core { batch, parser, trust, correlator, engine, counts, parsed, line_times, .. } = self;
+        let Core { batch, parser, trust, correlator, engine, counts, parsed, line_times, clock_ahead, .. } = self;
         if line_times.len() <= source {
             line_times.resize(source + 1, now);
         }
         let Some(latest) = line_times.get_mut(source) else { return };
+        // What a socket hands us is stamped by our clock, what others wrote by theirs.
+        let (by_wall, by_ours) = (moved(-*clock_ahead), moved(*clock_ahead));
         parsed.clear();
         for (index, (line, text)) in batch.iter().enumerate() {
             counts.lines += 1;
-            match parser.parse(text, line.received) {
+            match parser.parse(text, line.received.map(&by_wall)) {
                 Outcome::Line(mut line) => {
                     line.unfold(*latest);
                     *latest = line.time;
@@ -215,7 +227,9 @@ impl Core {
             let vouched = trust.vouches(line.origin, crate::parse::slice(text, parsed.program), parsed.sender_uid);
             counts.unvouched += u64::from(!vouched);
             let filter = parser.filters().filter_name(parsed.pattern);
-            correlator.handle(text, parsed, filter, vouched, now, &mut |event| engine.handle_event(event, now));
+            correlator.handle(text, parsed, filter, vouched, now, &mut |event| {
+                engine.handle_event(&Event { time: by_ours(event.time), ..*event }, now);
+            });
         }
     }
 
@@ -335,7 +349,8 @@ impl Core {
             return;
         }
         self.next_tick = Instant::now() + TICK;
-        self.parser.set_reference(now);
+        self.parser.set_reference(self.clock.wall());
+        self.watch_clock();
         self.effects.firewall.tick(&self.engine);
         // A lock that nothing carries out must not be called one.
         self.engine.observe_accounts(!self.effects.has_lock_path());
@@ -345,6 +360,19 @@ impl Core {
         if self.watchdog.is_some() {
             // Fed from here, so that a core that hangs is restarted.
             notify(&[NotifyState::Watchdog]);
+        }
+    }
+
+    /// The wall clock was set: our own goes on as it was, so that no ban ends early, and what others wrote is moved to it.
+    fn watch_clock(&mut self) {
+        let ahead = self.clock.ahead_of_wall();
+        let ahead = if ahead.abs() < CLOCK_MICROS_TOLERATED { 0 } else { ahead };
+        if (ahead - self.clock_ahead).abs() >= CLOCK_MICROS_TOLERATED {
+            log::warn!(
+                "the clock of this host was set by {} s; windows and bans go on by the old one until the next restart",
+                (self.clock_ahead - ahead) / 1_000_000
+            );
+            self.clock_ahead = ahead;
         }
     }
 
