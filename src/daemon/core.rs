@@ -14,6 +14,7 @@ use super::decisions::Effects;
 use super::geo::Geo;
 use super::inbox::{ControlThread, Inbox, Message};
 use super::setup::{self, Loaded, Setup};
+use super::timing::Timing;
 use super::{stops, views};
 use crate::config::{Config, Paths};
 use sd_notify::NotifyState;
@@ -98,8 +99,8 @@ pub struct Core {
     batch: Batch,
     /// The recognised lines of the batch, by their place in it.
     parsed: Vec<(usize, Parsed)>,
-    /// The time of each source's last line.
-    line_times: Vec<Timestamp>,
+    /// By source.
+    pub(super) timings: Vec<Timing>,
     /// How far our clock is ahead of everybody else's, in microseconds, when that is worth a word.
     clock_ahead: i64,
     inbox: Inbox,
@@ -146,7 +147,7 @@ impl Core {
             counts: LineCounts::default(),
             worst_turn: Duration::ZERO,
             batch: Batch::new(),
-            line_times: Vec::new(),
+            timings: Vec::new(),
             clock_ahead: 0,
             parsed: Vec::with_capacity(limits::BATCH_EVENTS_MAX),
             inbox,
@@ -183,30 +184,44 @@ impl Core {
             self.batch.clear();
             let now = self.clock.now();
             let Some(source) = self.sources.get_mut(index) else { continue };
+            let mut is_more = false;
             match source.read(&mut self.batch, limits::BATCH_EVENTS_MAX, now) {
-                Ok(count) => busy |= count >= limits::BATCH_EVENTS_MAX,
+                Ok(count) => is_more = count >= limits::BATCH_EVENTS_MAX,
                 Err(error) => self.effects.warn_of_source(index, &source.stats().name, &error),
             }
             self.handle_batch(index, now);
+            self.watch_stamps(index, is_more);
+            busy |= is_more;
         }
         busy
     }
 
-    fn handle_batch(&mut self, source: usize, now: Timestamp) {
-        let Core { batch, parser, trust, correlator, engine, counts, parsed, line_times, clock_ahead, .. } = self;
-        if line_times.len() <= source {
-            line_times.resize(source + 1, now);
+    /// Says so when the lines of a source are of another time zone, and when they no longer are.
+    fn watch_stamps(&mut self, source: usize, is_more: bool) {
+        let Some(timing) = self.timings.get_mut(source) else { return };
+        if !is_more {
+            timing.caught_up();
         }
-        let Some(latest) = line_times.get_mut(source) else { return };
+        if let (Some(off), Some(source)) = (timing.take_news(), self.sources.get(source)) {
+            log::error!("source \"{}\": {off}", source.stats().name);
+        }
+    }
+
+    fn handle_batch(&mut self, source: usize, now: Timestamp) {
+        let Core { batch, parser, trust, correlator, engine, counts, parsed, timings, clock_ahead, .. } = self;
+        if timings.len() <= source {
+            timings.resize_with(source + 1, || Timing::new(now));
+        }
+        let Some(timing) = timings.get_mut(source) else { return };
         // What a socket hands us is stamped by our clock, what others wrote by theirs.
         let (by_wall, by_ours) = (moved(-*clock_ahead), moved(*clock_ahead));
+        let wall = by_wall(now);
         parsed.clear();
         for (index, (line, text)) in batch.iter().enumerate() {
             counts.lines += 1;
             match parser.parse(text, line.received.map(&by_wall)) {
                 Outcome::Line(mut line) => {
-                    line.unfold(*latest);
-                    *latest = line.time;
+                    timing.take(&mut line, wall);
                     parsed.push((index, line));
                 }
                 Outcome::Unmatched { .. } => counts.unmatched += 1,

@@ -8,12 +8,14 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::core::Core;
+use super::timing::Timing;
 use crate::address;
 use crate::control::{BanPage, BanView, Code, Request, Response};
 use crate::engine::Engine;
 use crate::engine::decision::{Ban, Command, Reply, Subject};
 use crate::engine::jail::Scope;
 use crate::geo::Look;
+use crate::source::{Source, SourceStats};
 use crate::time::Timestamp;
 
 /// Bans on one page of `list`.
@@ -48,7 +50,7 @@ pub(super) fn status(core: &mut Core, jail: Option<&str>, now: Timestamp) -> Res
         },
         "state": { "problem": health.problem(), "pending": health.state.pending + health.windows.pending, "lost": health.state.lost },
         "lines": core.counts,
-        "sources": core.sources.iter().map(|source| SourceView::from(source.stats())).collect::<Vec<_>>(),
+        "sources": core.sources.iter().enumerate().map(|(index, source)| source_view(core, index, source)).collect::<Vec<_>>(),
         "messages": core.correlator.stats().messages,
         "worst_turn_micros": u64::try_from(core.worst_turn.as_micros()).unwrap_or(u64::MAX),
         "has_lock_path": core.effects.has_lock_path(),
@@ -71,11 +73,11 @@ struct SourceView {
     problem: Option<String>,
 }
 
-impl From<crate::source::SourceStats> for SourceView {
-    fn from(stats: crate::source::SourceStats) -> Self {
-        let crate::source::SourceStats { name, lines, truncated, errors, blind_lines, gaps, problem, .. } = stats;
-        SourceView { name, lines, truncated, errors, gaps, blind_lines, problem }
-    }
+fn source_view(core: &Core, index: usize, source: &Source) -> SourceView {
+    let SourceStats { name, lines, truncated, errors, blind_lines, gaps, problem, .. } = source.stats();
+    let off = core.timings.get(index).and_then(Timing::off);
+    let problem = problem.or_else(|| off.map(|off| off.to_string()));
+    SourceView { name, lines, truncated, errors, gaps, blind_lines, problem }
 }
 
 /// One page, by the time of the end.
