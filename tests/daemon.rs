@@ -51,6 +51,26 @@ fn six_failures_ban_and_unban_lifts() {
     assert_eq!(host.tool(["unban", "203.0.113.9"]).status.code(), Some(4));
 }
 
+/// A container writes in UTC, the host is three hours ahead.
+#[test]
+fn a_log_of_another_time_zone_is_told() {
+    let mut host = follower().under(&["env", "TZ=XST-3"]);
+    host.start();
+    wait_for("the log to be read", || host.status()["sources"][0]["problem"].is_null());
+    let mut file = OpenOptions::new().append(true).open(host.path("mail.log")).unwrap();
+    let problem = |host: &Host| host.status()["sources"][0]["problem"].as_str().map(str::to_owned);
+    wait_for("the zone to be noticed", || {
+        let utc = Command::new("date").args(["-u", "+%b %e %H:%M:%S"]).output().unwrap();
+        let stamp = String::from_utf8(utc.stdout).unwrap();
+        let line = sasl_failure("203.0.113.9", "anna@example.org");
+        let (_, rest) = line.split_once("02:31:15 ").unwrap();
+        writeln!(file, "{} mx1 {rest}", stamp.trim_end()).unwrap();
+        problem(&host).is_some()
+    });
+    assert!(problem(&host).unwrap().starts_with("its lines are 180 minutes behind"), "{:?}", problem(&host));
+    assert!(host.log().contains("Environment=TZ="), "{}", host.log());
+}
+
 #[test]
 fn exit_codes_are_as_documented() {
     let mut host = dry();
