@@ -272,6 +272,22 @@ fn a_stranger_of_the_same_country_counts_as_well() {
     }
 }
 
+/// Refused from afar once a minute, the thief still has the password; at home it is the owner's own program.
+#[test]
+fn a_lock_lasts_while_a_stranger_is_refused() {
+    for (ip, goes_on) in [(globe::line("VN", 5, 5), true), (clerk().office, false)] {
+        let mut host = Host::shipped();
+        let mut log = Log::new(20);
+        clerk().days(&mut log, 0..9);
+        steal(&mut log, midnight(9), globe::line("RU", 7, 7));
+        for minute in 0..26 * 60 {
+            log.refused(midnight(9) + (10 + minute) * MINUTE, ip, OWNER);
+        }
+        host.play(log);
+        assert_eq!(host.is(OWNER, Hindrance::Locked), goes_on, "{ip}: {:#?}", host.stops());
+    }
+}
+
 /// What the learning week only tells must not bind the weeks after it.
 #[test]
 fn whoever_was_only_watched_in_the_first_week_is_stopped_later() {

@@ -126,6 +126,9 @@ impl Engine {
     /// What was seen becomes what is usual, unless much speaks against it.
     pub(in crate::engine) fn learn(&mut self, context: &Context<'_>) {
         let Context { event, key, location, domain, is_ours, is_stopped } = context;
+        if event.kind == EventKind::Reject {
+            self.note_refused(event);
+        }
         let (Some(name), Some(key)) = (submitter(event), *key) else { return };
         let (messages, recipients) = match event.kind {
             EventKind::Message => (1, 0),
@@ -155,6 +158,21 @@ impl Engine {
             }
             if let Some(domain) = domain.filter(|_| !is_frozen) {
                 record.domains.note(domain, day(now));
+            }
+        });
+    }
+
+    /// A locked account is refused at submission, after a login that worked: whoever is refused there has its password still.
+    fn note_refused(&mut self, event: &Event<'_>) {
+        let (Some(name), Some(ip), true) = (event.account, event.ip, event.vouched && !event.restates) else { return };
+        let is_locked = std::str::from_utf8(name).is_ok_and(|name| self.standings.get(name, Hindrance::Locked).is_some());
+        if !is_locked || self.allow.find(Host::new(ip).subnet()).is_some() {
+            return;
+        }
+        let (key, now) = (self.submitters.key(name), seconds(self.at));
+        self.submitters.modify(key, self.at, |record| {
+            if record.history.whence(ip, None, now).familiarity >= Familiarity::NewNetwork {
+                record.stranger(Host::new(ip), now, true);
             }
         });
     }
