@@ -114,6 +114,8 @@ pub struct Engine {
     watched: std::collections::BTreeMap<u128, i64>,
     /// Locks of the last day.
     locks_made: VecDeque<account::Spent>,
+    /// When it was last told that the budget of locks is used up.
+    budget_told: i64,
     /// Accounts are only watched: what would be done is told.
     accounts_observed: bool,
     geo: Arc<dyn crate::geo::Look>,
@@ -192,6 +194,7 @@ impl Engine {
             accounts_since: 0,
             watched: Default::default(),
             locks_made: VecDeque::new(),
+            budget_told: i64::MIN,
             accounts_observed: false,
             geo: Arc::new(crate::geo::Nowhere),
             evidence: Evidence::new(),

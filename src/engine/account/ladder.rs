@@ -37,6 +37,8 @@ const DAY_MICROS: i64 = 86_400_000_000;
 const SYSTEM_UID_MAX: u32 = 999;
 /// Under which name stands what the sum of all signs decides.
 const RISK: &str = "risk";
+const OVER_BUDGET: &str = "held in place of locked: so many locks in so short a time are a mistake of the rules until somebody has looked \
+     (`mailwarden lock` is not bound by it; [risk] has the numbers)";
 /// Points of the login family that make an account look like it is in other hands.
 const STRANGE_POINTS_MIN: f64 = 30.0;
 /// Points that say that there is mail worth a look.
@@ -300,7 +302,10 @@ impl Engine {
         }
         if rung == Rung::Locked && !observed && !self.may_lock(name) {
             rung = Rung::Held;
-            notes.push("held in place of locked: so many locks in so short a time are a mistake of the rules until somebody has looked");
+            notes.push(OVER_BUDGET);
+            if self.submitters.get(key).is_some_and(|record| record.risk.rung >= Rung::Held) {
+                self.tell_of_budget(name, jail, &reason, evidence);
+            }
         }
         let is_higher = self.submitters.update(key, name, now, |record| {
             let is_higher = rung > record.risk.rung;
@@ -328,6 +333,18 @@ impl Engine {
             Rung::Held => self.enter_stop(Hindrance::Held, decision),
             _ => self.push(decision),
         }
+    }
+
+    /// A held account should be locked by now. One of them speaks for all.
+    fn tell_of_budget(&mut self, name: &[u8], jail: &str, reason: &str, evidence: &[String]) {
+        if self.at.saturating_sub(self.budget_told) < TEN_MINUTES_MICROS {
+            return;
+        }
+        self.budget_told = self.at;
+        let subject = Subject::Account(String::from_utf8_lossy(name).into_owned());
+        let mut decision = self.decision(Verb::Alert, subject, Scope::Submission, self.at, jail, format!("{reason}; {OVER_BUDGET}"));
+        decision.evidence = evidence.iter().take(limits::EVIDENCE_LINES_MAX).cloned().collect();
+        self.push(decision);
     }
 
     fn enter_stop(&mut self, hindrance: Hindrance, decision: Decision) {
