@@ -9,6 +9,7 @@ use crate::control::{Code, Request, Response, StopView};
 use crate::engine::account::{Hindrance, Stopped};
 use crate::engine::decision::{Command, Reply};
 use crate::limits::ACCOUNT_BYTES_MAX;
+use crate::shell;
 use crate::time::Timestamp;
 
 pub(super) fn list(core: &Core, now: Timestamp) -> Response {
@@ -34,7 +35,7 @@ fn parked_view(account: &str, count: usize, oldest: Timestamp) -> StopView {
         since: oldest.rfc3339(),
         until: None,
         remaining_seconds: None,
-        reason: format!("{count} messages are on hold until `mailwarden release {account}`"),
+        reason: format!("{count} messages are on hold until `mailwarden release {}`", shell::word(account)),
         cause: String::new(),
         parked: count,
     }
@@ -86,8 +87,8 @@ pub(super) fn command(core: &mut Core, request: Request, now: Timestamp) -> Resp
         Request::Unlock { .. } => {
             let reply = core.engine.handle_command(Command::Unlock { account: account.clone() }, now);
             let parked = core.effects.stopping.parked(&account);
-            let rest =
-                if parked == 0 { String::new() } else { format!("; {parked} messages stay on hold until `mailwarden release {account}`") };
+            let release = format!("mailwarden release {}", shell::word(&account));
+            let rest = if parked == 0 { String::new() } else { format!("; {parked} messages stay on hold until `{release}`") };
             freed(reply, format!("unlocked {account}{rest}"), format!("{account} is not locked"))
         }
         Request::Release { some: Some(count), .. } => release_some(core, &account, count, now),
