@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::table::{self, Table};
 use super::{Global, call};
 use crate::control::{Request, StopView};
+use crate::shell;
 
 pub(super) fn list(global: &Global) -> ExitCode {
     let stops = match call(global, &Request::ListLocks) {
@@ -39,7 +40,7 @@ fn print(stops: &[StopView]) -> io::Result<()> {
     let mut table = Table::new(&["account", "state", "jail", "since", "ends in", "parked", "reason"]);
     for stop in stops {
         table.row(vec![
-            table::printable(&stop.account),
+            shell::shown(&stop.account),
             state(&stop.verb, stop.in_force, stop.scope == Some(crate::engine::jail::Scope::Auth)).to_owned(),
             stop.jail.clone(),
             table::local_time(&stop.since),
@@ -56,7 +57,7 @@ pub(super) fn sentence(stop: &Value) -> String {
     let text = |key: &str| stop[key].as_str().unwrap_or_default();
     let state = state(text("verb"), stop["in_force"] == true, stop["scope"] == "auth");
     let since = table::local_time(text("since"));
-    format!("{}: {state} since {since}, jail {}: {}", table::printable(text("account")), text("jail"), table::printable(text("reason")))
+    format!("{}: {state} since {since}, jail {}: {}", shell::shown(text("account")), text("jail"), table::printable(text("reason")))
 }
 
 /// A lock that nothing carries out must not be called one.

@@ -36,6 +36,13 @@ pub const USAGE: u8 = 2;
 pub const NOT_RUNNING: u8 = 3;
 pub const NOT_FOUND: u8 = 4;
 
+/// How the name of an account is typed that is not like others.
+const NAMES: &str = "\
+An account that is known by an odd name is named as `list locks` shows it, in single quotes:
+  mailwarden release 'Anna Smith@example.org'
+A name that begins with \" is a JSON string, so that every character can be typed:
+  mailwarden release '\"a\\u001bb@example.org\"'";
+
 /// Guards a mail host: bans abusive clients, stops stolen accounts.
 #[derive(Parser)]
 #[command(name = "mailwarden", version, max_term_width = 100)]
@@ -88,6 +95,7 @@ enum Verb {
     },
     /// Refuse an account: it can send no more, in open sessions too.
     Lock {
+        #[arg(value_parser = account)]
         account: String,
         /// How long: 1h, 2d, forever.
         #[arg(long = "for", value_name = "TIME", default_value = "forever", value_parser = when::ban_time)]
@@ -100,16 +108,23 @@ enum Verb {
         reason: String,
     },
     /// Take an account's lock back. Messages on hold stay there until `release`.
-    Unlock { account: String },
+    #[command(after_help = NAMES)]
+    Unlock {
+        #[arg(value_parser = account)]
+        account: String,
+    },
     /// Accept an account's mail, and park it in the queue until somebody has looked.
     Hold {
+        #[arg(value_parser = account)]
         account: String,
         /// Kept with the hold and shown by `list locks`.
         #[arg(long, default_value = "")]
         reason: String,
     },
     /// End a hold, and let the parked mail go.
+    #[command(after_help = NAMES)]
     Release {
+        #[arg(value_parser = account)]
         account: String,
         /// Let only so many of the messages go, the oldest; the account stays held.
         #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
@@ -134,8 +149,9 @@ enum Verb {
         exposed: Option<std::net::IpAddr>,
     },
     /// Why an address is banned, or how near it is to a ban; the story of an account.
+    #[command(after_help = NAMES)]
     Why {
-        #[arg(value_name = "ADDR|ACCOUNT")]
+        #[arg(value_name = "ADDR|ACCOUNT", value_parser = account)]
         subject: String,
     },
     /// Print decisions as they fall.
@@ -240,9 +256,13 @@ fn refuse(global: &Global, response: &Response) -> ExitCode {
     if global.json {
         println!("{}", serde_json::to_string(response).unwrap_or_default());
     } else {
-        eprintln!("mailwarden: {}", response.message);
+        eprintln!("mailwarden: {}", lines(&response.message));
     }
-    ExitCode::from(if response.code == Code::NotFound { NOT_FOUND } else { FAILED })
+    ExitCode::from(match response.code {
+        Code::NotFound => NOT_FOUND,
+        Code::Usage => USAGE,
+        _ => FAILED,
+    })
 }
 
 fn report(error: &ClientError) -> ExitCode {
@@ -262,8 +282,18 @@ fn print_message(global: &Global, response: &Response) {
     if global.json {
         println!("{}", serde_json::to_string(response).unwrap_or_default());
     } else {
-        println!("{}", response.message);
+        println!("{}", lines(&response.message));
     }
+}
+
+/// A message of several lines: names and log text in it reach no terminal as they are.
+fn lines(message: &str) -> String {
+    message.lines().map(table::printable).collect::<Vec<_>>().join("\n")
+}
+
+fn account(text: &str) -> Result<String, String> {
+    let name = crate::shell::typed(text)?;
+    if name.is_empty() { Err("an account has a name".to_owned()) } else { Ok(name) }
 }
 
 fn scope(text: &str) -> Result<Scope, String> {

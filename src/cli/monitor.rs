@@ -50,7 +50,7 @@ fn print(global: &Global, response: &Response) -> io::Result<()> {
 /// `2026-11-24 03:04:05 ban 192.0.2.1 (auth) until 04:04:05, jail postfix-auth: 6 failures in 12 s`
 fn sentence(decision: &serde_json::Value) -> String {
     let text = |key: &str| decision.get(key).and_then(|value| value.as_str()).unwrap_or_default();
-    let subject = if text("ip").is_empty() { text("account") } else { text("ip") };
+    let subject = if text("ip").is_empty() { crate::shell::shown(text("account")) } else { text("ip").to_owned() };
     let mut out = format!("{} {} {}", table::local_time(text("time")), text("action"), subject);
     if !text("scope").is_empty() {
         out.push_str(&format!(" ({})", text("scope")));

@@ -97,6 +97,8 @@ pub enum Code {
     Refused,
     NotFound,
     BadRequest,
+    /// What was asked for can never be right: exit status 2.
+    Usage,
     Forbidden,
 }
 

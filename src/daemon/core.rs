@@ -252,7 +252,7 @@ impl Core {
             Request::Accounts { entered_by } => views::accounts(&self.engine, entered_by),
             Request::ListLocks => stops::list(self, now),
             Request::Why { subject } => {
-                let account = self.correlator.canonical_name(&subject);
+                let account = stops::name(self, &subject);
                 views::why(&self.engine, &subject, account)
             }
             Request::Monitor => Response::error(Code::BadRequest, "monitor is answered before it comes here"),

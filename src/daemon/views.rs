@@ -106,7 +106,7 @@ fn view(ban: Ban, now: Timestamp) -> BanView {
 pub(super) fn why(engine: &Engine, subject: &str, account: String) -> Response {
     let why = engine.why(&parse_subject(subject, account));
     if why.is_empty() {
-        return Response::error(Code::NotFound, format!("nothing is known about {subject}"));
+        return Response::error(Code::NotFound, format!("nothing is known about {}", crate::shell::shown(subject)));
     }
     Response::data(&why)
 }
