@@ -25,7 +25,7 @@ pub(super) struct Args {
 
 pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
     // Two writers of one state would undo each other's work.
-    if Client::connect(&global.socket).is_ok() {
+    if Client::connect(global.socket()).is_ok() {
         eprintln!(
             "mailwarden: the daemon is running and owns the state: stop it first (systemctl stop mailwardend), learn, start it again"
         );

@@ -21,12 +21,14 @@ mod test_filter;
 mod when;
 mod why;
 
-use std::path::PathBuf;
+use std::cell::OnceCell;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnetwork::IpNetwork;
 
+use crate::config::{self, Paths};
 use crate::control::client::{Client, ClientError};
 use crate::control::{Code, Request, Response};
 use crate::engine::jail::Scope;
@@ -58,12 +60,36 @@ struct Global {
     /// Answer in JSON, for programs.
     #[arg(long, global = true)]
     json: bool,
-    /// The daemon's control socket.
-    #[arg(long, global = true, env = "MAILWARDEN_SOCKET", value_name = "PATH", default_value = "/run/mailwarden/control.sock")]
-    socket: PathBuf,
+    /// The daemon's control socket [env: MAILWARDEN_SOCKET] [default: the configuration's, /run/mailwarden/control.sock].
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
     /// Directory with mailwarden.toml, jail.d and filters [default: /etc/mailwarden over /usr/share/mailwarden].
     #[arg(long, global = true, value_name = "DIR")]
     config: Option<PathBuf>,
+    /// Where the socket is, once it was asked for.
+    #[arg(skip)]
+    found: OnceCell<PathBuf>,
+}
+
+impl Global {
+    /// Where the daemon listens: as the command line, the environment, or else the configuration says.
+    fn socket(&self) -> &Path {
+        self.found.get_or_init(|| {
+            let named = std::env::var_os("MAILWARDEN_SOCKET").filter(|path| !path.is_empty()).map(PathBuf::from);
+            self.socket.clone().or(named).unwrap_or_else(|| configured_socket(self.config.as_deref()))
+        })
+    }
+}
+
+/// A configuration with mistakes keeps nobody from the daemon.
+fn configured_socket(config: Option<&Path>) -> PathBuf {
+    let paths = Paths::choose(config);
+    let config::Glance { socket, problem, .. } = config::glance(&paths);
+    let socket = socket.unwrap_or_else(|| paths.runtime_dir.join("control.sock"));
+    if let Some(problem) = problem {
+        eprintln!("mailwarden: {problem}; the daemon is looked for on {} (--socket PATH: elsewhere)", socket.display());
+    }
+    socket
 }
 
 #[derive(Subcommand)]
@@ -187,7 +213,7 @@ enum Listed {
 }
 
 /// As `mailwarden check`, for `mailwardend --check`.
-pub(crate) fn check(config: Option<&std::path::Path>) -> ExitCode {
+pub(crate) fn check(config: Option<&Path>) -> ExitCode {
     check::run(config, false)
 }
 
@@ -244,7 +270,7 @@ fn simple(global: &Global, request: &Request) -> ExitCode {
 
 /// One request; an answer that is no success is printed and turned into the exit status.
 fn call(global: &Global, request: &Request) -> Result<Response, ExitCode> {
-    let answer = Client::connect(&global.socket).and_then(|mut client| client.call(request));
+    let answer = Client::connect(global.socket()).and_then(|mut client| client.call(request));
     match answer {
         Ok(response) if response.code == Code::Ok => Ok(response),
         Ok(response) => Err(refuse(global, &response)),

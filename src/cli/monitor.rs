@@ -8,7 +8,7 @@ use crate::control::client::Client;
 use crate::control::{Code, Request, Response};
 
 pub(super) fn run(global: &Global) -> ExitCode {
-    let mut client = match Client::connect(&global.socket) {
+    let mut client = match Client::connect(global.socket()) {
         Ok(client) => client,
         Err(error) => return report(&error),
     };

@@ -7,7 +7,7 @@ use crate::control::client::Client;
 use crate::enforce::nft;
 
 pub(super) fn run(global: &Global, table: Option<String>) -> ExitCode {
-    if Client::connect(&global.socket).is_ok() {
+    if Client::connect(global.socket()).is_ok() {
         eprintln!(
             "mailwarden: the daemon is running and would write its bans again; stop it first (systemctl stop mailwardend), or use: mailwarden unban --all"
         );

@@ -63,6 +63,11 @@ impl Paths {
     pub fn choose(config_dir: Option<&Path>) -> Paths {
         config_dir.map_or_else(Paths::installed, Paths::in_dir)
     }
+
+    /// The directory that somebody named, where there is none.
+    pub fn missing_dir(&self) -> Option<&Path> {
+        self.required.as_deref().filter(|dir| !dir.is_dir())
+    }
 }
 
 /// One file.
@@ -87,7 +92,7 @@ pub struct Texts {
 
 impl Texts {
     pub fn read(paths: &Paths, report: &mut Report) -> Texts {
-        if let Some(dir) = paths.required.as_ref().filter(|dir| !dir.is_dir()) {
+        if let Some(dir) = paths.missing_dir() {
             whole_file(&dir.display().to_string(), "no such directory", report);
             return Texts::default();
         }
@@ -205,7 +210,7 @@ fn read_text(path: &Path, report: &mut Report) -> Option<(FileId, Arc<str>)> {
     }
 }
 
-fn read_bytes(path: &Path) -> Result<Vec<u8>, String> {
+pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, String> {
     let cannot = |error| format!("cannot read: {error}");
     // Asked before it is opened: opening a FIFO would wait for a writer.
     if !fs::metadata(path).map_err(cannot)?.is_file() {

@@ -1,0 +1,58 @@
+//! The tool as a program: where it looks for the daemon, what it says when something is not there or cannot be written.
+
+#[expect(dead_code, reason = "not all of it is needed here")]
+mod support;
+
+use std::fs;
+use std::process::{Command, Output, Stdio};
+
+use support::Host;
+
+/// The tool with the host's configuration and nothing else.
+fn configured(host: &Host, arguments: &[&str]) -> Output {
+    tool(&[arguments, &["--config", host.path("").to_str().unwrap()]].concat())
+}
+
+fn tool(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mailwarden"));
+    command.args(arguments).env("MAILWARDEN_SOCKET", "").stdin(Stdio::null()).output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn append(host: &Host, name: &str, text: &str) {
+    let path = host.path(name);
+    let before = fs::read_to_string(&path).unwrap_or_default();
+    fs::write(path, format!("{before}\n{text}\n")).unwrap();
+}
+
+fn dry() -> Host {
+    Host::new("").with(&["--dry-run"])
+}
+
+#[test]
+fn the_socket_is_where_the_configuration_says() {
+    let mut host = dry();
+    append(&host, "mailwarden.toml", &format!("[control]\nsocket = {:?}", host.path("control.sock")));
+    host.start();
+    let output = configured(&host, &["status"]);
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", stderr(&output));
+    // Another mistake keeps nobody from the daemon, but is told.
+    append(&host, "mailwarden.toml", "[state\ndir = \"/x\"");
+    let output = configured(&host, &["status"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("mailwarden.toml:"), "{}", stderr(&output));
+    // The state is the running daemon's.
+    let log = host.path("old.log");
+    fs::write(&log, "").unwrap();
+    let output = configured(&host, &["learn", log.to_str().unwrap()]);
+    assert!(output.status.code() == Some(1) && stderr(&output).contains("is running"), "{}", stderr(&output));
+    // What cannot be read of it is told, and the usual place is tried.
+    fs::write(host.path("mailwarden.toml"), "[control]\nsocket = 7\n").unwrap();
+    let output = configured(&host, &["status", "--socket", host.path("control.sock").to_str().unwrap()]);
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", stderr(&output));
+    let output = configured(&host, &["status"]);
+    assert!(stderr(&output).contains("mailwarden.toml:2: `socket`") && stderr(&output).contains("--socket PATH"), "{}", stderr(&output));
+}
