@@ -56,3 +56,32 @@ fn the_socket_is_where_the_configuration_says() {
     let output = configured(&host, &["status"]);
     assert!(stderr(&output).contains("mailwarden.toml:2: `socket`") && stderr(&output).contains("--socket PATH"), "{}", stderr(&output));
 }
+
+/// In a network of its own; `None` where that is not allowed.
+fn alone(arguments: &[&str]) -> Option<Output> {
+    let words = ["--user", "--map-root-user", "--net"];
+    if !Command::new("unshare").args(words).arg("true").status().is_ok_and(|status| status.success()) {
+        println!("SKIPPED: no namespaces here");
+        assert!(std::env::var_os("MAILWARDEN_REQUIRE_NETNS").is_none());
+        return None;
+    }
+    let mut command = Command::new("unshare");
+    Some(command.args(words).arg(env!("CARGO_BIN_EXE_mailwarden")).args(arguments).env("MAILWARDEN_SOCKET", "").output().unwrap())
+}
+
+#[test]
+fn teardown_says_which_table_it_took_from_a_broken_configuration() {
+    let host = dry();
+    let config = host.path("");
+    let arguments = ["teardown", "--config", config.to_str().unwrap()];
+    append(&host, "mailwarden.toml", "[enforcement]\ntable = \"mine\"");
+    let Some(output) = alone(&arguments) else { return };
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", stderr(&output));
+    fs::write(host.path("mailwarden.toml"), "[enforcement\ntable = \"mine\"").unwrap();
+    let Some(output) = alone(&arguments) else { return };
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("mailwarden.toml:1: ") && text.contains("inet mailwarden") && text.contains("--table NAME"), "{text}");
+    let Some(output) = alone(&[&arguments[..], &["--table", "mine"]].concat()) else { return };
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", stderr(&output));
+}
