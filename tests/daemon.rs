@@ -208,6 +208,27 @@ fn a_bad_reload_changes_nothing() {
 }
 
 #[test]
+fn a_reload_that_would_leave_nothing_to_do_is_refused_and_its_warnings_are_told() {
+    let mut host = dry();
+    host.start();
+    for (directory, expected) in [("jail.d", "there is no jail"), ("filters", "there is no filter")] {
+        fs::rename(host.path(directory), host.path("aside")).unwrap();
+        let output = host.tool(["reload"]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("nothing was changed") && text.contains(expected) && text.contains("*.toml"), "{text}");
+        fs::rename(host.path("aside"), host.path(directory)).unwrap();
+    }
+    let jail = host.path("jail.d/logins.toml");
+    let text = fs::read_to_string(&jail).unwrap();
+    fs::write(&jail, format!("{text}where = {{ service = \"imap\" }}\n").replace("\"auth\"", "\"mx\"")).unwrap();
+    let said = host.ok(["reload"]);
+    assert!(said.starts_with("reloaded: 1 jails") && said.contains("leaves imap open") && said.contains("logins.toml:"), "{said}");
+    fs::write(&jail, "[jail.logins]\nenabled = false\non = \"reject\"\nmaxretry = 1\n").unwrap();
+    assert!(host.ok(["reload"]).contains("no jail is enabled"), "who disables all of them means it");
+}
+
+#[test]
 fn a_reload_keeps_the_counts() {
     let mut host = dry();
     host.start();

@@ -85,3 +85,20 @@ fn teardown_says_which_table_it_took_from_a_broken_configuration() {
     let Some(output) = alone(&[&arguments[..], &["--table", "mine"]].concat()) else { return };
     assert!(output.status.success() && output.stderr.is_empty(), "{}", stderr(&output));
 }
+
+#[test]
+fn nothing_to_do_is_a_mistake_of_the_configuration() {
+    let host = dry();
+    assert!(configured(&host, &["check"]).status.success());
+    fs::remove_file(host.path("jail.d/logins.toml")).unwrap();
+    let output = configured(&host, &["check"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("there is no jail") && stderr(&output).contains("1 error"), "{}", stderr(&output));
+    fs::remove_file(host.path("filters")).unwrap();
+    let output = configured(&host, &["check"]);
+    assert!(stderr(&output).contains("there is no filter") && stderr(&output).contains("2 errors"), "{}", stderr(&output));
+    let output = configured(&host, &["check", "--json"]);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("\"ok\":false"), "{output:?}");
+    let output = Command::new(env!("CARGO_BIN_EXE_mailwardend")).args(["--dry-run", "--config"]).arg(host.path("")).output().unwrap();
+    assert!(output.status.code() == Some(1) && stderr(&output).contains("nothing was started"), "{}", stderr(&output));
+}

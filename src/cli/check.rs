@@ -15,7 +15,7 @@ use crate::source::Input;
 
 /// Prints what is wrong, or `ok: …`. Mistakes give 1, warnings alone 0.
 pub fn run(config_dir: Option<&Path>, json: bool) -> ExitCode {
-    let checked = config::load(&Paths::choose(config_dir)).map(|config| {
+    let checked = config::load_complete(&Paths::choose(config_dir)).map(|config| {
         let mut warnings = config.warnings.clone();
         config.filters.check_samples(&mut warnings);
         look_at_host(&config, &mut warnings);

@@ -56,14 +56,23 @@ impl FromToml for Draft {
     }
 }
 
-/// All jails that are enabled, in the order in which the files name them first.
-pub fn resolve(texts: &Texts, known: &Known<'_>, report: &mut Report) -> Vec<Jail> {
+/// What the files come to.
+pub struct Resolved {
+    /// All that are enabled, in the order in which the files name them first.
+    pub jails: Vec<Jail>,
+    /// Some jail is named, be it enabled or not.
+    pub has_any: bool,
+}
+
+pub fn resolve(texts: &Texts, known: &Known<'_>, report: &mut Report) -> Resolved {
     let (drafts, is_whole) = collect(texts, report);
+    let has_any = !drafts.is_empty();
     let known = &Known { is_partial: known.is_partial || !is_whole, filters: known.filters.clone(), ..*known };
     if let Some((name, ..)) = drafts.get(JAILS_MAX) {
         report.push(Problem::error(name.place, format!("more than {JAILS_MAX} jails")));
     }
-    drafts.into_iter().filter_map(|(name, draft, _)| Resolver { name: &name, known, report }.resolve(draft)).collect()
+    let jails = drafts.into_iter().filter_map(|(name, draft, _)| Resolver { name: &name, known, report }.resolve(draft)).collect();
+    Resolved { jails, has_any }
 }
 
 /// A jail's name where it stands first, what is said of it, and the highest rank of the files that say it.

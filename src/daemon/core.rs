@@ -294,14 +294,15 @@ impl Core {
             // The asker may have gone.
             Some(answer) => drop(answer.send(response)),
             None => {
-                let level = if response.code == Code::Ok { log::Level::Info } else { log::Level::Error };
-                response.message.lines().for_each(|line| log::log!(level, "reload: {line}"));
+                // Warnings are in the log already.
+                let (level, lines) = if response.code == Code::Ok { (log::Level::Info, 1) } else { (log::Level::Error, usize::MAX) };
+                response.message.lines().take(lines).for_each(|line| log::log!(level, "reload: {line}"));
             }
         }
     }
 
     fn take_over(&mut self, Loaded { mut config, engine, geo }: Loaded) -> Response {
-        setup::warn_of(&config);
+        let warnings = setup::warn_of(&config);
         config.forget_texts();
         self.parser = Parser::new(config.filters.set.clone(), self.parser_options.clone());
         self.correlator.reconfigure(config.accounts.clone(), engine.allow.mynetworks.clone());
@@ -321,6 +322,9 @@ impl Core {
             text.push_str("; changes of [[source]], [trust], [enforcement], [helper] and [state] take effect with the next restart");
         }
         self.config = Arc::new(config);
+        if !warnings.is_empty() {
+            text.push_str(&format!("; with warnings:\n{warnings}"));
+        }
         Response::ok(text)
     }
 
