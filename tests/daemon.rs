@@ -60,6 +60,14 @@ fn exit_codes_are_as_documented() {
     assert_eq!(host.tool(["ban", "1.2.3.4.5"]).status.code(), Some(2), "usage");
     assert_eq!(host.tool(["ban", "0.0.0.0/0"]).status.code(), Some(1), "refused");
     assert_eq!(host.tool(["ban", "127.0.0.1"]).status.code(), Some(1), "own address");
+    for wide in ["10.0.0.0/7", "64.0.0.0/3", "2000::/3", "2a00::/18", "::ffff:64.0.0.0/99"] {
+        let output = host.tool(["ban", wide]);
+        assert_eq!(output.status.code(), Some(1), "{wide}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("use --force"), "{wide}: {output:?}");
+    }
+    host.ok(["ban", "11.0.0.0/8", "2a00::/19"]);
+    host.ok(["ban", "64.0.0.0/7", "--force"]);
+    host.ok(["unban", "--all"]);
     assert_eq!(host.tool(["unban", "203.0.113.1"]).status.code(), Some(4), "not found");
     assert_eq!(host.tool(["ban", "203.0.113.1", "--for", "10m"]).status.code(), Some(0));
     assert_eq!(host.tool(["ban", "203.0.113.1", "--for", "10m"]).status.code(), Some(0), "idempotent");

@@ -107,7 +107,7 @@ enum Verb {
         /// Kept with the ban and shown by `why`.
         #[arg(long, default_value = "")]
         reason: String,
-        /// Even own addresses, ignored ones and networks wider than /8.
+        /// Even own addresses, ignored ones, and networks wider than an IPv4 /8 or an IPv6 /19.
         #[arg(long)]
         force: bool,
     },

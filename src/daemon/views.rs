@@ -16,6 +16,9 @@ use crate::engine::jail::Scope;
 use crate::geo::Look;
 use crate::time::Timestamp;
 
+/// The widest networks that are banned without `--force`: the largest blocks that a registry has given to anybody.
+const BAN_PREFIX_MIN_IPV4: u8 = 8;
+const BAN_PREFIX_MIN_IPV6: u8 = 19;
 /// Bans on one page of `list`.
 const PAGE_BANS: usize = 1_000;
 
@@ -132,7 +135,9 @@ pub(super) fn command(engine: &mut Engine, request: Request, now: Timestamp) -> 
             let reason = if reason.is_empty() { "by hand".to_owned() } else { reason };
             let each = nets.into_iter().map(|net| {
                 let net = address::network(address::canonical(net.ip()), prefix(net));
-                (net, engine.handle_command(Command::Ban { net, duration, scope, reason: reason.clone(), force }, now))
+                let too_wide = too_wide(net).filter(|_| !force).map(Reply::Refused);
+                let ban = || Command::Ban { net, duration, scope, reason: reason.clone(), force };
+                (net, too_wide.unwrap_or_else(|| engine.handle_command(ban(), now)))
             });
             sum_up(each.collect(), "banned")
         }
@@ -149,6 +154,12 @@ pub(super) fn command(engine: &mut Engine, request: Request, now: Timestamp) -> 
         }
         _ => Response::error(Code::BadRequest, "no command"),
     }
+}
+
+/// A slip of the finger must not shut out a continent.
+fn too_wide(net: IpNetwork) -> Option<String> {
+    let shortest = if net.is_ipv4() { BAN_PREFIX_MIN_IPV4 } else { BAN_PREFIX_MIN_IPV6 };
+    (net.prefix() < shortest).then(|| format!("wider than /{shortest}; use --force if you mean it"))
 }
 
 /// An IPv4-mapped network is the IPv4 network.
