@@ -102,3 +102,24 @@ fn nothing_to_do_is_a_mistake_of_the_configuration() {
     let output = Command::new(env!("CARGO_BIN_EXE_mailwardend")).args(["--dry-run", "--config"]).arg(host.path("")).output().unwrap();
     assert!(output.status.code() == Some(1) && stderr(&output).contains("nothing was started"), "{}", stderr(&output));
 }
+
+#[test]
+fn users_and_groups_that_are_not_here_are_told() {
+    let host = dry();
+    let group = |name: &str| format!("group = {name:?}");
+    append(&host, "mailwarden.toml", &group("siocket"));
+    append(
+        &host,
+        "mailwarden.toml",
+        &format!("[control]\n{}\n[policy]\n{}\nusers = [\"root\", \"postfixx\"]", group("helpdesc"), group("root")),
+    );
+    let output = configured(&host, &["check"]);
+    let text = stderr(&output);
+    assert!(output.status.success(), "{text}");
+    for part in
+        ["[control] names the group \"helpdesc\"", "[policy] names the user \"postfixx\"", "source \"socket\" names the group \"siocket\""]
+    {
+        assert!(text.contains(part), "no {part} in\n{text}");
+    }
+    assert!(!text.contains("\"root\""), "{text}");
+}
