@@ -4,9 +4,10 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output, Stdio};
 
-use support::Host;
+use support::{Host, wait_for};
 
 /// The tool with the host's configuration and nothing else.
 fn configured(host: &Host, arguments: &[&str]) -> Output {
@@ -122,4 +123,28 @@ fn users_and_groups_that_are_not_here_are_told() {
         assert!(text.contains(part), "no {part} in\n{text}");
     }
     assert!(!text.contains("\"root\""), "{text}");
+}
+
+#[test]
+fn a_file_whose_lines_ban_nobody_is_told_with_the_reason_and_the_remedy() {
+    let mut host = Host::bare("").with(&["--dry-run"]);
+    let log = host.path("mail.log");
+    fs::write(&log, "").unwrap();
+    fs::set_permissions(&log, fs::Permissions::from_mode(0o664)).unwrap();
+    append(&host, "mailwarden.toml", &format!("[[source]]\nkind = \"file\"\npath = {log:?}"));
+    let expected = ["mail.log has mode 0664", "chmod go-w", "trusted = true"];
+    let checked = configured(&host, &["check"]);
+    host.start();
+    for text in [stderr(&checked), host.log(), host.ok(["status"])] {
+        assert!(expected.iter().all(|part| text.contains(part)), "{text}");
+    }
+    if nix::unistd::getuid().is_root() {
+        fs::set_permissions(&log, fs::Permissions::from_mode(0o640)).unwrap();
+        wait_for("the file is believed", || !host.ok(["status"]).contains("PROBLEM"));
+        std::os::unix::fs::chown(&log, Some(65_534), None).unwrap();
+        wait_for("its owner is told", || host.ok(["status"]).contains("chown root"));
+        assert!(stderr(&configured(&host, &["check"])).contains("who is no logger"));
+    }
+    append(&host, "mailwarden.toml", "trusted = false");
+    assert!(!stderr(&configured(&host, &["check"])).contains("nobody"), "who says so knows it");
 }

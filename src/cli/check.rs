@@ -12,7 +12,7 @@ use crate::config::allow::{self, Mynetworks};
 use crate::config::report::{Located, Problem, Severity, colours_wanted};
 use crate::config::sources::{self, Host};
 use crate::config::{self, Config, Paths, Policy, Report};
-use crate::source::{Input, SourceSpec};
+use crate::source::{Doubt, Input, SourceSpec};
 
 /// Prints what is wrong, or `ok: …`. Mistakes give 1, warnings alone 0.
 pub fn run(config_dir: Option<&Path>, json: bool) -> ExitCode {
@@ -120,11 +120,12 @@ fn look_at_host(config: &Config, report: &mut Report) {
         report.push(Problem::notice(unknown).help("a slip of the pen? If the file is for another host, check it there"));
     }
     for source in &specs {
-        if let Input::File { path, .. } = &source.input
-            && let Err(error) = File::open(path)
-        {
+        let Input::File { path, trusted, .. } = &source.input else { continue };
+        if let Err(error) = File::open(path) {
             let message = format!("source {:?}: cannot read {}: {error}", source.name, path.display());
             report.push(Problem::notice(message).help("the daemon's user needs to read it: group adm, or the journal as source"));
+        } else if let Some(doubt) = Doubt::of(path, *trusted) {
+            report.push(Problem::notice(format!("source {:?}: {}", source.name, doubt.reason)).help(doubt.remedy));
         }
     }
     if config.allow.mynetworks == Mynetworks::Auto {

@@ -214,7 +214,12 @@ fn open_sources(
     for (id, spec) in (0..=u8::MAX).zip(specs) {
         let cursor = cursors.iter().find(|(name, _)| *name == spec.name).map(|(_, cursor)| cursor.as_str());
         match Source::open(spec, id, cursor, inherited, now) {
-            Ok(source) => sources.push(source),
+            Ok(source) => {
+                if let Some(problem) = source.stats().problem {
+                    warn!("source \"{}\": {problem}", spec.name);
+                }
+                sources.push(source);
+            }
             Err(error) => troubles.push(format!("source \"{}\": {error}", spec.name)),
         }
     }
