@@ -124,7 +124,7 @@ impl Texts {
     fn add_dirs(&mut self, dirs: &[PathBuf], report: &mut Report) -> Vec<Text> {
         let mut by_name: BTreeMap<OsString, (usize, PathBuf)> = BTreeMap::new();
         for (rank, dir) in dirs.iter().enumerate() {
-            match toml_files(dir) {
+            match toml_files(dir, report) {
                 Ok(found) => by_name.extend(found.into_iter().map(|(name, path)| (name, (rank, path)))),
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => {
@@ -225,8 +225,8 @@ pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// `*.toml` in `dir`; hidden files and editors' copies do not count.
-fn toml_files(dir: &Path) -> std::io::Result<Vec<(OsString, PathBuf)>> {
+/// `*.toml` in `dir`; hidden files and editors' copies do not count. Of other files it is told that they are not read.
+fn toml_files(dir: &Path, report: &mut Report) -> std::io::Result<Vec<(OsString, PathBuf)>> {
     let mut found = Vec::new();
     let dir_or_here = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
     for entry in fs::read_dir(dir_or_here)? {
@@ -234,7 +234,17 @@ fn toml_files(dir: &Path) -> std::io::Result<Vec<(OsString, PathBuf)>> {
         if !name.as_bytes().starts_with(b".") && Path::new(&name).extension() == Some(OsStr::new("toml")) {
             let path = dir.join(&name);
             found.push((name, path));
+        } else if is_overlooked(&dir.join(&name)) {
+            let problem = Problem::notice(format!("{} is not read: only *.toml is", dir.join(&name).display()));
+            report.push(problem.help("rename it if it is meant to count; add .off behind .toml if not"));
         }
     }
     Ok(found)
+}
+
+/// A file that somebody may believe to be read. What is called `….toml.bak`, `….toml~` or the like was put aside on purpose.
+fn is_overlooked(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    let is_aside = name.starts_with(b".") || name.starts_with(b"#") || name.starts_with(b"README") || name.ends_with(b"~");
+    !is_aside && memchr::memmem::find(name, b".toml").is_none() && path.is_file()
 }
