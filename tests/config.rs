@@ -454,6 +454,25 @@ fn files_that_are_not_read_are_told() {
 }
 
 #[test]
+fn an_empty_filter_file_removes_the_shipped_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (shipped, own) = (dir.path().join("share"), dir.path().join("etc"));
+    for base in [&shipped, &own] {
+        fs::create_dir_all(base).unwrap();
+    }
+    fs::write(shipped.join("postfix.toml"), FILTER).unwrap();
+    fs::write(shipped.join("sshd.toml"), FILTER.replace("postfix", "sshd")).unwrap();
+    let mut paths = Paths::in_dir(dir.path());
+    paths.filter_dirs = vec![shipped, own.clone()];
+    assert_eq!(config::load(&paths).unwrap().filters.names(), ["postfix", "sshd"]);
+    for text in ["", "\n", "# not here\n  # at all\n"] {
+        fs::write(own.join("sshd.toml"), text).unwrap();
+        let config = config::load(&paths).unwrap_or_else(|report| panic!("{report}"));
+        assert_eq!(config.filters.names(), ["postfix"], "{text:?}");
+    }
+}
+
+#[test]
 fn lists_are_read_from_files() {
     let dir = tempfile::tempdir().unwrap();
     let (ignore, aliases) = (dir.path().join("ignore"), dir.path().join("aliases"));
