@@ -111,7 +111,7 @@ enum Verb {
         #[arg(long)]
         force: bool,
     },
-    /// Lift bans.
+    /// Lift bans: of an address also that of a network around it, of a network also those within. It says which.
     Unban {
         #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "ADDR|NET")]
         nets: Vec<IpNetwork>,

@@ -19,6 +19,8 @@ use crate::time::Timestamp;
 /// The widest networks that are banned without `--force`: the largest blocks that a registry has given to anybody.
 const BAN_PREFIX_MIN_IPV4: u8 = 8;
 const BAN_PREFIX_MIN_IPV6: u8 = 19;
+/// Networks that the answer to an `unban` names for each that was asked for.
+const LIFTED_SHOWN: usize = 100;
 /// Bans on one page of `list`.
 const PAGE_BANS: usize = 1_000;
 
@@ -141,19 +143,43 @@ pub(super) fn command(engine: &mut Engine, request: Request, now: Timestamp) -> 
             });
             sum_up(each.collect(), "banned")
         }
-        Request::Unban { nets } => {
-            let each = nets.into_iter().map(|net| {
-                let net = address::network(address::canonical(net.ip()), prefix(net));
-                (net, engine.handle_command(Command::Unban { net }, now))
-            });
-            sum_up(each.collect(), "unbanned")
-        }
+        Request::Unban { nets } => unban(engine, nets, now),
         Request::UnbanAll => total(engine.handle_command(Command::UnbanAll, now), "lifted", "bans"),
         Request::Undo { since } => {
             total(engine.handle_command(Command::Undo { since: Timestamp::from_micros(since) }, now), "took back", "decisions")
         }
         _ => Response::error(Code::BadRequest, "no command"),
     }
+}
+
+/// An address may be shut out by the ban of a network, and a network be full of banned addresses: what was lifted is named.
+fn unban(engine: &mut Engine, nets: Vec<IpNetwork>, now: Timestamp) -> Response {
+    let (mut each, mut lifted, mut lines) = (Vec::new(), Vec::new(), Vec::new());
+    for net in nets {
+        let net = address::network(address::canonical(net.ip()), prefix(net));
+        let found = engine.bans_on(net);
+        let reply = engine.handle_command(Command::Unban { net }, now);
+        if matches!(reply, Reply::Done { .. }) {
+            if found != [net] {
+                lines.push(format!("lifted for {}: {}", address::display(net), names(&found)));
+            }
+            lifted.extend(found.into_iter().map(address::display));
+        }
+        each.push((net, reply));
+    }
+    let mut response = sum_up(each, "unbanned");
+    lines.insert(0, response.message);
+    response.message = lines.join("\n");
+    response.data["lifted"] = json!(lifted);
+    response
+}
+
+fn names(nets: &[IpNetwork]) -> String {
+    let mut names: Vec<String> = nets.iter().take(LIFTED_SHOWN).map(|net| address::display(*net)).collect();
+    if let Some(more) = nets.len().checked_sub(LIFTED_SHOWN).filter(|more| *more > 0) {
+        names.push(format!("and {more} more (--json names them)"));
+    }
+    names.join(", ")
 }
 
 /// A slip of the finger must not shut out a continent.
