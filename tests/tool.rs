@@ -148,3 +148,47 @@ fn a_file_whose_lines_ban_nobody_is_told_with_the_reason_and_the_remedy() {
     append(&host, "mailwarden.toml", "trusted = false");
     assert!(!stderr(&configured(&host, &["check"])).contains("nobody"), "who says so knows it");
 }
+
+/// The tool with its standard output on a disk that is full, or in a pipe that nobody reads.
+fn into(host: &Host, arguments: &[&str], stdout: Stdio) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mailwarden"));
+    command.args(arguments).arg("--socket").arg(host.path("control.sock"));
+    command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap()
+}
+
+#[test]
+fn what_cannot_be_written_is_told_and_what_was_done_is_done() {
+    let mut host = dry();
+    host.start();
+    host.ok(["ban", "198.51.100.1"]);
+    host.ok(["lock", "carl@example.org"]);
+    for (arguments, acts) in [
+        (&["ban", "203.0.113.1"][..], true),
+        (&["lock", "anna@example.org"], true),
+        (&["hold", "bert@example.org"], true),
+        (&["reload"], true),
+        (&["status"], false),
+        (&["status", "--json"], false),
+        (&["list"], false),
+        (&["list", "--json"], false),
+        (&["list", "locks"], false),
+        (&["accounts"], false),
+        (&["why", "198.51.100.1"], false),
+        (&["undo", "--since", "1h"], true),
+    ] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = into(&host, arguments, full.into());
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {text}");
+        assert!(text.contains("cannot write") && text.contains("done, but") == acts, "{arguments:?}: {text}");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = into(&host, arguments, writer.into());
+        assert!(output.status.success() && output.stderr.is_empty(), "{arguments:?}: {}", stderr(&output));
+        assert!(arguments[0] != "ban" || host.is_banned("203.0.113.1"), "it was done");
+    }
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mailwarden"));
+    let status = command.args(["status", "--socket", "/nowhere"]).stderr(full).status().unwrap();
+    assert_eq!(status.code(), Some(3), "a full disk behind standard error is no panic");
+}

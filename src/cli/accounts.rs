@@ -16,9 +16,7 @@ pub(super) fn run(global: &Global, exposed: Option<IpAddr>) -> ExitCode {
         Ok(response) => response.data,
         Err(code) => return code,
     };
-    // The reader may have gone.
-    let _ = if global.json { print_json(&data) } else { print(&data, exposed) };
-    ExitCode::SUCCESS
+    super::out::finish(if global.json { print_json(&data) } else { print(&data, exposed) })
 }
 
 fn print_json(data: &Value) -> io::Result<()> {

@@ -23,7 +23,8 @@ pub fn run(config_dir: Option<&Path>, json: bool) -> ExitCode {
         (Summary::of(&config), warnings)
     });
     let written = if json { print_json(&checked) } else { print_text(&checked) };
-    if checked.is_ok() && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let code = super::out::finish(written);
+    if checked.is_ok() { code } else { ExitCode::FAILURE }
 }
 
 type Checked = Result<(Summary, Report), Report>;

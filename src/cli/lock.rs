@@ -15,13 +15,8 @@ pub(super) fn list(global: &Global) -> ExitCode {
         Ok(response) => serde_json::from_value::<Vec<StopView>>(response.data),
         Err(code) => return code,
     };
-    let Ok(stops) = stops else {
-        eprintln!("mailwarden: the daemon's list cannot be read; are tool and daemon of one version?");
-        return ExitCode::from(super::FAILED);
-    };
-    // The reader may have gone.
-    let _ = if global.json { print_json(&stops) } else { print(&stops) };
-    ExitCode::SUCCESS
+    let Ok(stops) = stops else { return super::unreadable(global) };
+    super::out::finish(if global.json { print_json(&stops) } else { print(&stops) })
 }
 
 fn print_json(stops: &[StopView]) -> io::Result<()> {

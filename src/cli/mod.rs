@@ -11,6 +11,7 @@ mod list;
 mod lock;
 mod logs;
 mod monitor;
+mod out;
 mod parse;
 mod replay;
 mod status;
@@ -32,6 +33,7 @@ use crate::config::{self, Paths};
 use crate::control::client::{Client, ClientError};
 use crate::control::{Code, Request, Response};
 use crate::engine::jail::Scope;
+use out::complain;
 
 pub const FAILED: u8 = 1;
 pub const USAGE: u8 = 2;
@@ -87,7 +89,7 @@ fn configured_socket(config: Option<&Path>) -> PathBuf {
     let config::Glance { socket, problem, .. } = config::glance(&paths);
     let socket = socket.unwrap_or_else(|| paths.runtime_dir.join("control.sock"));
     if let Some(problem) = problem {
-        eprintln!("mailwarden: {problem}; the daemon is looked for on {} (--socket PATH: elsewhere)", socket.display());
+        complain!("mailwarden: {problem}; the daemon is looked for on {} (--socket PATH: elsewhere)", socket.display());
     }
     socket
 }
@@ -260,61 +262,55 @@ fn run(Cli { global, verb }: Cli) -> ExitCode {
 /// One request, its message printed.
 fn simple(global: &Global, request: &Request) -> ExitCode {
     match call(global, request) {
-        Ok(response) => {
-            print_message(global, &response);
-            ExitCode::SUCCESS
-        }
+        Ok(response) => out::done(print_message(global, &response)),
         Err(code) => code,
     }
 }
 
 /// One request; an answer that is no success is printed and turned into the exit status.
 fn call(global: &Global, request: &Request) -> Result<Response, ExitCode> {
-    let answer = Client::connect(global.socket()).and_then(|mut client| client.call(request));
-    match answer {
+    match exchange(global, request) {
         Ok(response) if response.code == Code::Ok => Ok(response),
         Ok(response) => Err(refuse(global, &response)),
-        Err(error) => Err(report(&error)),
+        Err(error) => Err(report(global, &error)),
     }
+}
+
+fn exchange(global: &Global, request: &Request) -> Result<Response, ClientError> {
+    Client::connect(global.socket()).and_then(|mut client| client.call(request))
 }
 
 fn refuse(global: &Global, response: &Response) -> ExitCode {
-    if global.json {
-        println!("{}", serde_json::to_string(response).unwrap_or_default());
-    } else {
-        eprintln!("mailwarden: {}", lines(&response.message));
-    }
-    ExitCode::from(match response.code {
+    let code = match response.code {
         Code::NotFound => NOT_FOUND,
         Code::Usage => USAGE,
         _ => FAILED,
-    })
+    };
+    if !global.json {
+        return out::fail(false, code, &response.message);
+    }
+    let mut object = serde_json::to_value(response).unwrap_or_default();
+    if let Some(object) = object.as_object_mut() {
+        object.insert("error".to_owned(), response.message.clone().into());
+    }
+    let _ = out::say(&object.to_string());
+    ExitCode::from(code)
 }
 
-fn report(error: &ClientError) -> ExitCode {
+fn report(global: &Global, error: &ClientError) -> ExitCode {
     match error {
-        ClientError::NotRunning(text) => {
-            eprintln!("mailwarden: {text}");
-            ExitCode::from(NOT_RUNNING)
-        }
-        ClientError::Failed(text) => {
-            eprintln!("mailwarden: {text}");
-            ExitCode::from(FAILED)
-        }
+        ClientError::NotRunning(text) => out::fail(global.json, NOT_RUNNING, text),
+        ClientError::Failed(text) => out::fail(global.json, FAILED, text),
     }
 }
 
-fn print_message(global: &Global, response: &Response) {
-    if global.json {
-        println!("{}", serde_json::to_string(response).unwrap_or_default());
-    } else {
-        println!("{}", lines(&response.message));
-    }
+/// The daemon's answer is not what this tool knows.
+fn unreadable(global: &Global) -> ExitCode {
+    out::fail(global.json, FAILED, "the daemon's list cannot be read; are tool and daemon of one version?")
 }
 
-/// A message of several lines: names and log text in it reach no terminal as they are.
-fn lines(message: &str) -> String {
-    message.lines().map(table::printable).collect::<Vec<_>>().join("\n")
+fn print_message(global: &Global, response: &Response) -> std::io::Result<()> {
+    if global.json { out::say(&serde_json::to_string(response)?) } else { out::say(&out::lines(&response.message)) }
 }
 
 fn account(text: &str) -> Result<String, String> {

@@ -10,25 +10,24 @@ use crate::control::{Code, Request, Response};
 pub(super) fn run(global: &Global) -> ExitCode {
     let mut client = match Client::connect(global.socket()) {
         Ok(client) => client,
-        Err(error) => return report(&error),
+        Err(error) => return report(global, &error),
     };
     if let Err(error) = client.send(&Request::Monitor) {
-        return report(&error);
+        return report(global, &error);
     }
     client.wait_for_ever();
     loop {
         match client.receive() {
             Ok(Some(response)) if response.code != Code::Ok => return refuse(global, &response),
             Ok(Some(response)) => {
-                if print(global, &response).is_err() {
-                    return ExitCode::SUCCESS; // the reader has gone
+                if let Err(error) = print(global, &response) {
+                    return super::out::finish(Err(error));
                 }
             }
             Ok(None) => {
-                eprintln!("mailwarden: the daemon has stopped");
-                return ExitCode::from(super::NOT_RUNNING);
+                return super::out::fail(global.json, super::NOT_RUNNING, "the daemon has stopped");
             }
-            Err(error) => return report(&error),
+            Err(error) => return report(global, &error),
         }
     }
 }

@@ -14,9 +14,7 @@ pub(super) fn run(global: &Global, subject: String) -> ExitCode {
         Ok(response) => response.data,
         Err(code) => return code,
     };
-    // The reader may have gone.
-    let _ = if global.json { writeln!(io::stdout(), "{why}") } else { print(&subject, &why) };
-    ExitCode::SUCCESS
+    super::out::finish(if global.json { writeln!(io::stdout(), "{why}") } else { print(&subject, &why) })
 }
 
 fn print(subject: &str, why: &Value) -> io::Result<()> {
