@@ -52,6 +52,20 @@ fn six_failures_ban_and_unban_lifts() {
 }
 
 #[test]
+fn json_has_one_form_for_a_single_host() {
+    let mut host = dry();
+    host.start();
+    host.ok(["ban", "203.0.113.9", "2001:db8::1/128", "198.51.100.0/24"]);
+    let mut listed: Vec<String> = host.bans().iter().map(|ban| ban["ip"].as_str().unwrap().to_owned()).collect();
+    listed.sort();
+    assert_eq!(listed, ["198.51.100.0/24", "2001:db8::1", "203.0.113.9"]);
+    for ip in listed {
+        let why: serde_json::Value = serde_json::from_str(&host.ok(["why", &ip, "--json"])).unwrap();
+        assert_eq!(why["bans"][0]["net"], *ip, "{why}");
+    }
+}
+
+#[test]
 fn exit_codes_are_as_documented() {
     let mut host = dry();
     assert_eq!(host.tool(["status"]).status.code(), Some(3), "not running");
@@ -374,8 +388,7 @@ fn replay_decides_what_the_daemon_decided() {
         .filter(|decision| decision["action"] == "ban")
         .map(|ban| {
             let ip = ban["ip"].as_str().unwrap();
-            let net = if ip.contains('/') { ip.to_owned() } else { format!("{ip}/32") };
-            format!("\"{net}\" {} {}", ban["scope"], ban["jail"])
+            format!("\"{ip}\" {} {}", ban["scope"], ban["jail"])
         })
         .collect();
     live.sort();
