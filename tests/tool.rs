@@ -5,6 +5,7 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Output, Stdio};
 
 use support::{Host, wait_for};
@@ -224,4 +225,42 @@ fn json_is_json_when_nothing_is_there_too() {
         let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!((&object["table"], &object["removed"]), (&"mailwarden".into(), &false.into()));
     }
+}
+
+#[test]
+fn a_long_list_of_addresses_is_banned_in_parts() {
+    let mut host = dry();
+    host.start();
+    let nets: Vec<String> = (0..90_000u32).map(|n| format!("198.{}.{}.{}", 18 + n / 65_536, n / 256 % 256, n % 256)).collect();
+    let words = |verb: &str| [verb.to_owned()].into_iter().chain(nets.clone());
+    assert_eq!(host.ok(words("ban")), "banned 90000 networks\n");
+    let output = host.tool(words("ban").chain(["127.0.0.1".to_owned()]));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("127.0.0.1") && stderr(&output).contains("never banned"),
+        "{}",
+        stderr(&output).lines().last().unwrap()
+    );
+    assert_eq!(host.status()["engine"]["bans"], 90_000);
+    let said: serde_json::Value = serde_json::from_str(&host.ok(words("unban").chain(["--json".to_owned()]))).unwrap();
+    assert_eq!((&said["data"]["changed"], said["data"]["lifted"].as_array().unwrap().len()), (&90_000.into(), 90_000));
+}
+
+#[test]
+fn why_the_daemon_hangs_up_is_told() {
+    let mut host = dry();
+    host.start();
+    // More than a request may have.
+    let output = host.tool(["why".to_owned(), "x".repeat(120_000)]);
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    let mut client = mailwarden::control::client::Client::connect(&host.path("control.sock")).unwrap();
+    let answer = client.call(&mailwarden::control::Request::Why { subject: "x".repeat(3 << 20) }).unwrap();
+    assert!(answer.message.contains("at most 1048576 bytes"), "{answer:?}");
+    // More connections than are served.
+    let idle: Vec<UnixStream> = (0..64).map(|_| UnixStream::connect(host.path("control.sock")).unwrap()).collect();
+    wait_for("all are taken", || !host.tool(["status"]).status.success());
+    let output = host.tool(["status"]);
+    assert!(output.status.code() == Some(1) && stderr(&output).contains("64 connections are open"), "{}", stderr(&output));
+    drop(idle);
+    wait_for("there is room again", || host.tool(["status"]).status.success());
 }
