@@ -7,6 +7,7 @@ pub mod address;
 pub mod event;
 pub mod geo;
 pub mod limits;
+pub mod shell;
 pub mod time;
 
 pub mod pipeline;

@@ -47,9 +47,13 @@ fn verbs_are_idempotent_and_tell_what_is_not_there() {
         (&["release", "anna", "--some", "3"], 4),
         (&["release", "anna"], 0),
         (&["release", "anna"], 4),
-        (&["lock", ""], 1),
-        (&["lock", "a b"], 1),
-        (&["lock", "a\nb"], 1),
+        (&["lock", ""], 2),
+        (&["unlock", ""], 2),
+        (&["lock", "a b"], 2),
+        (&["hold", "a\nb"], 2),
+        (&["lock", "\"a\\nb\""], 2),
+        (&["lock", "\"open"], 2),
+        (&["release", "a b"], 4),
         (&["lock", "-rf"], 2),
         (&["lock"], 2),
         (&["lock", "anna", "--for", "0s"], 2),
@@ -61,6 +65,38 @@ fn verbs_are_idempotent_and_tell_what_is_not_there() {
     host.ok(["lock", "local:33"]);
     host.ok(["undo", "--since", "1h"]);
     assert!(locks(&host).is_empty());
+}
+
+/// What the log can bring onto the books, an operator can name: blanks, control characters, more than 255 bytes, quotes.
+#[test]
+fn an_account_with_an_odd_name_can_be_freed() {
+    let mut host = Host::new("").with(&["--dry-run"]);
+    host.start();
+    let long = format!("{}@b.example", "x".repeat(260));
+    for name in ["Anna Smith@b.example", "a\tb\u{1b}[2J@b.example", &long, "x;id>/tmp/PWNED;@b.example", "\"anna\"@b.example"] {
+        host.send(format!(
+            "<20>Nov 24 02:31:15 postfix/submission/smtpd[8]: 4F1C1B9A3: client=x[192.0.2.7], sasl_method=PLAIN, sasl_username={name}"
+        ));
+        host.send("<20>Nov 24 02:31:15 postfix/qmgr[3]: 4F1C1B9A3: from=<a@b.example>, size=400, nrcpt=1 (queue active)");
+        host.send("<20>Nov 24 02:31:16 postfix/qmgr[3]: 4F1C1B9A3: removed");
+        let typed = mailwarden::shell::shown(name);
+        wait_for(&format!("{name:?} is known"), || host.tool(["why", &typed]).status.success());
+        host.ok(["hold", &typed]);
+        host.ok(["lock", &typed]);
+        let held = locks(&host).pop().unwrap()["account"].as_str().unwrap().to_owned();
+        assert!(!name.contains(' ') || held == name.to_lowercase(), "{held}");
+        let story = host.ok(["why", &mailwarden::shell::shown(&held)]);
+        let command = format!("mailwarden release {}\n", mailwarden::shell::word(&held));
+        assert!(story.contains(&command), "no {command} in\n{story}");
+        let list = host.ok(["list", "locks"]);
+        assert!(list.contains(&mailwarden::shell::shown(&held)) && !list.contains('\u{1b}'), "{list}");
+        let said = host.ok(["unlock", &mailwarden::shell::shown(&held)]);
+        assert!(!said.contains('\u{1b}'), "{said}");
+        host.ok(["release", &mailwarden::shell::shown(&held)]);
+        assert!(locks(&host).is_empty());
+    }
+    // What nobody has heard of is no reason to take every name.
+    assert_eq!(host.tool(["hold", "Bert Smith@b.example"]).status.code(), Some(2));
 }
 
 #[test]

@@ -420,6 +420,59 @@ fn the_administrators_file_replaces_the_shipped_one_of_the_same_name() {
 }
 
 #[test]
+fn a_change_that_a_later_file_overrules_is_told() {
+    let change = "[jail.x]\nmaxretry = 10\noverride.\"a@b\".factor = 2\n";
+    let jail = format!("[jail.x]\n{SOUND}key = \"account\"\nthen = \"alert\"\noverride.\"c@d\".factor = 2\n");
+    let expected = "jail.d/05-local.toml:2:12: warning: this has no effect: jail.d/10-logins.toml comes later and says it again";
+    let warnings = |files: &[(&str, &str)]| load(files).unwrap_or_else(|report| panic!("{report}")).warnings.to_string();
+    let told = warnings(&[("jail.d/05-local.toml", change), ("jail.d/10-logins.toml", &jail)]);
+    assert!(told.contains(expected) && told.matches("no effect").count() == 1, "{told}");
+    // Two changes of one thing: the earlier has no effect.
+    let told = warnings(&[("jail.d/10-logins.toml", &jail), ("jail.d/90-a.toml", change), ("jail.d/95-b.toml", change)]);
+    assert!(told.contains("jail.d/90-a.toml:2:12: warning: this has no effect: jail.d/95-b.toml"), "{told}");
+    // What a change is for.
+    assert_eq!(warnings(&[("jail.d/10-logins.toml", &jail), ("jail.d/90-local.toml", change)]), "");
+    assert_eq!(warnings(&[("jail.d/05-local.toml", "[jail.x]\nbantime = \"2h\"\n"), ("jail.d/10-logins.toml", &jail)]), "");
+}
+
+#[test]
+fn files_that_are_not_read_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["jail.d", "filters"] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+        for file in ["local.conf", "a.toml.off", "b.toml~", ".c.swp", "README", "d"] {
+            fs::write(dir.path().join(name).join(file), "maxretry = 1").unwrap();
+        }
+        fs::create_dir(dir.path().join(name).join("old")).unwrap();
+    }
+    fs::write(dir.path().join("jail.d/x.toml"), format!("[jail.x]\n{SOUND}")).unwrap();
+    let warnings = config::load(&Paths::in_dir(dir.path())).unwrap().warnings.to_string();
+    for part in ["jail.d/local.conf is not read", "jail.d/d is not read", "filters/local.conf is not read", "filters/d is not read"] {
+        assert!(warnings.contains(part), "no {part} in\n{warnings}");
+    }
+    assert_eq!(warnings.matches("is not read").count(), 4, "{warnings}");
+}
+
+#[test]
+fn an_empty_filter_file_removes_the_shipped_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (shipped, own) = (dir.path().join("share"), dir.path().join("etc"));
+    for base in [&shipped, &own] {
+        fs::create_dir_all(base).unwrap();
+    }
+    fs::write(shipped.join("postfix.toml"), FILTER).unwrap();
+    fs::write(shipped.join("sshd.toml"), FILTER.replace("postfix", "sshd")).unwrap();
+    let mut paths = Paths::in_dir(dir.path());
+    paths.filter_dirs = vec![shipped, own.clone()];
+    assert_eq!(config::load(&paths).unwrap().filters.names(), ["postfix", "sshd"]);
+    for text in ["", "\n", "# not here\n  # at all\n"] {
+        fs::write(own.join("sshd.toml"), text).unwrap();
+        let config = config::load(&paths).unwrap_or_else(|report| panic!("{report}"));
+        assert_eq!(config.filters.names(), ["postfix"], "{text:?}");
+    }
+}
+
+#[test]
 fn lists_are_read_from_files() {
     let dir = tempfile::tempdir().unwrap();
     let (ignore, aliases) = (dir.path().join("ignore"), dir.path().join("aliases"));

@@ -72,6 +72,20 @@ fn a_log_of_another_time_zone_is_told() {
 }
 
 #[test]
+fn json_has_one_form_for_a_single_host() {
+    let mut host = dry();
+    host.start();
+    host.ok(["ban", "203.0.113.9", "2001:db8::1/128", "198.51.100.0/24"]);
+    let mut listed: Vec<String> = host.bans().iter().map(|ban| ban["ip"].as_str().unwrap().to_owned()).collect();
+    listed.sort();
+    assert_eq!(listed, ["198.51.100.0/24", "2001:db8::1", "203.0.113.9"]);
+    for ip in listed {
+        let why: serde_json::Value = serde_json::from_str(&host.ok(["why", &ip, "--json"])).unwrap();
+        assert_eq!(why["bans"][0]["net"], *ip, "{why}");
+    }
+}
+
+#[test]
 fn exit_codes_are_as_documented() {
     let mut host = dry();
     assert_eq!(host.tool(["status"]).status.code(), Some(3), "not running");
@@ -80,10 +94,31 @@ fn exit_codes_are_as_documented() {
     assert_eq!(host.tool(["ban", "1.2.3.4.5"]).status.code(), Some(2), "usage");
     assert_eq!(host.tool(["ban", "0.0.0.0/0"]).status.code(), Some(1), "refused");
     assert_eq!(host.tool(["ban", "127.0.0.1"]).status.code(), Some(1), "own address");
+    for wide in ["10.0.0.0/7", "64.0.0.0/3", "2000::/3", "2a00::/18", "::ffff:64.0.0.0/99"] {
+        let output = host.tool(["ban", wide]);
+        assert_eq!(output.status.code(), Some(1), "{wide}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("use --force"), "{wide}: {output:?}");
+    }
+    host.ok(["ban", "11.0.0.0/8", "2a00::/19"]);
+    host.ok(["ban", "64.0.0.0/7", "--force"]);
+    host.ok(["unban", "--all"]);
     assert_eq!(host.tool(["unban", "203.0.113.1"]).status.code(), Some(4), "not found");
     assert_eq!(host.tool(["ban", "203.0.113.1", "--for", "10m"]).status.code(), Some(0));
     assert_eq!(host.tool(["ban", "203.0.113.1", "--for", "10m"]).status.code(), Some(0), "idempotent");
     assert_eq!(host.bans().len(), 1);
+}
+
+#[test]
+fn unban_names_what_it_lifts() {
+    let mut host = dry();
+    host.start();
+    host.ok(["ban", "203.0.0.0/16", "198.51.100.7", "198.51.100.9"]);
+    let said = host.ok(["unban", "203.0.113.9"]);
+    assert_eq!(said, "unbanned 203.0.113.9\nlifted for 203.0.113.9: 203.0.0.0/16\n");
+    let said: serde_json::Value = serde_json::from_str(&host.ok(["unban", "198.51.100.0/24", "--json"])).unwrap();
+    assert_eq!(said["data"]["lifted"], serde_json::json!(["198.51.100.7", "198.51.100.9"]));
+    host.ok(["ban", "198.51.100.7"]);
+    assert_eq!(host.ok(["unban", "198.51.100.7"]), "unbanned 198.51.100.7\n");
 }
 
 #[test]
@@ -228,6 +263,27 @@ fn a_bad_reload_changes_nothing() {
 }
 
 #[test]
+fn a_reload_that_would_leave_nothing_to_do_is_refused_and_its_warnings_are_told() {
+    let mut host = dry();
+    host.start();
+    for (directory, expected) in [("jail.d", "there is no jail"), ("filters", "there is no filter")] {
+        fs::rename(host.path(directory), host.path("aside")).unwrap();
+        let output = host.tool(["reload"]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("nothing was changed") && text.contains(expected) && text.contains("*.toml"), "{text}");
+        fs::rename(host.path("aside"), host.path(directory)).unwrap();
+    }
+    let jail = host.path("jail.d/logins.toml");
+    let text = fs::read_to_string(&jail).unwrap();
+    fs::write(&jail, format!("{text}where = {{ service = \"imap\" }}\n").replace("\"auth\"", "\"mx\"")).unwrap();
+    let said = host.ok(["reload"]);
+    assert!(said.starts_with("reloaded: 1 jails") && said.contains("leaves imap open") && said.contains("logins.toml:"), "{said}");
+    fs::write(&jail, "[jail.logins]\nenabled = false\non = \"reject\"\nmaxretry = 1\n").unwrap();
+    assert!(host.ok(["reload"]).contains("no jail is enabled"), "who disables all of them means it");
+}
+
+#[test]
 fn a_reload_keeps_the_counts() {
     let mut host = dry();
     host.start();
@@ -352,8 +408,7 @@ fn replay_decides_what_the_daemon_decided() {
         .filter(|decision| decision["action"] == "ban")
         .map(|ban| {
             let ip = ban["ip"].as_str().unwrap();
-            let net = if ip.contains('/') { ip.to_owned() } else { format!("{ip}/32") };
-            format!("\"{net}\" {} {}", ban["scope"], ban["jail"])
+            format!("\"{ip}\" {} {}", ban["scope"], ban["jail"])
         })
         .collect();
     live.sort();

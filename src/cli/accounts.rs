@@ -9,15 +9,14 @@ use serde_json::Value;
 use super::table::{self, Table};
 use super::{Global, call};
 use crate::control::Request;
+use crate::shell;
 
 pub(super) fn run(global: &Global, exposed: Option<IpAddr>) -> ExitCode {
     let data = match call(global, &Request::Accounts { entered_by: exposed }) {
         Ok(response) => response.data,
         Err(code) => return code,
     };
-    // The reader may have gone.
-    let _ = if global.json { print_json(&data) } else { print(&data, exposed) };
-    ExitCode::SUCCESS
+    super::out::finish(if global.json { print_json(&data) } else { print(&data, exposed) })
 }
 
 fn print_json(data: &Value) -> io::Result<()> {
@@ -37,7 +36,7 @@ fn print(data: &Value, exposed: Option<IpAddr>) -> io::Result<()> {
     let mut table = Table::new(&["account", "state", "score", "last sign", "what"]);
     for line in lines {
         table.row(vec![
-            text(line, "account"),
+            shell::shown(line["account"].as_str().unwrap_or_default()),
             text(line, "state"),
             line["score"].to_string(),
             line["last_sign"].as_str().map(table::local_time).unwrap_or_default(),

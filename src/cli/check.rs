@@ -5,24 +5,26 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use nix::unistd::{Group, User};
 use serde::Serialize;
 
 use crate::config::allow::{self, Mynetworks};
 use crate::config::report::{Located, Problem, Severity, colours_wanted};
 use crate::config::sources::{self, Host};
-use crate::config::{self, Config, Paths, Report};
-use crate::source::Input;
+use crate::config::{self, Config, Paths, Policy, Report};
+use crate::source::{Doubt, Input, SourceSpec};
 
 /// Prints what is wrong, or `ok: …`. Mistakes give 1, warnings alone 0.
 pub fn run(config_dir: Option<&Path>, json: bool) -> ExitCode {
-    let checked = config::load(&Paths::choose(config_dir)).map(|config| {
+    let checked = config::load_complete(&Paths::choose(config_dir)).map(|config| {
         let mut warnings = config.warnings.clone();
         config.filters.check_samples(&mut warnings);
         look_at_host(&config, &mut warnings);
         (Summary::of(&config), warnings)
     });
     let written = if json { print_json(&checked) } else { print_text(&checked) };
-    if checked.is_ok() && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let code = super::out::finish(written);
+    if checked.is_ok() { code } else { ExitCode::FAILURE }
 }
 
 type Checked = Result<(Summary, Report), Report>;
@@ -91,18 +93,40 @@ fn counted(count: usize, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
+/// Groups and users that are named and that this host does not have. Those that nobody wrote down are nobody's mistake.
+fn unknown_names(config: &Config, specs: &[SourceSpec]) -> Vec<String> {
+    let socket_group = |source: &SourceSpec| match &source.input {
+        Input::Socket { group, .. } => Some((format!("source {:?}", source.name), group.clone()?)),
+        _ => None,
+    };
+    let mut groups: Vec<(String, String)> = specs.iter().filter_map(socket_group).collect();
+    groups.extend(config.control.group.clone().map(|group| ("[control]".to_owned(), group)));
+    groups.extend(config.policy.group.clone().map(|group| ("[policy]".to_owned(), group)));
+    let unknown_groups = groups.into_iter().filter(|(_, name)| matches!(Group::from_name(name), Ok(None)));
+    let mut unknown: Vec<String> =
+        unknown_groups.map(|(table, name)| format!("{table} names the group {name:?}, and there is no such group")).collect();
+    let is_default = config.policy.users == Policy::default().users;
+    let users = config.policy.users.iter().filter(|name| !is_default && matches!(User::from_name(name), Ok(None)));
+    unknown.extend(users.map(|name| format!("[policy] names the user {name:?}, and there is no such user")));
+    unknown
+}
+
 /// What only the host can tell.
 fn look_at_host(config: &Config, report: &mut Report) {
     let specs = config.sources.on(Host::look(false));
     for user in sources::trust(&config.trust, &specs).1 {
         report.push(Problem::notice(format!("[trust] names {user:?}, and there is no such user")));
     }
+    for unknown in unknown_names(config, &specs) {
+        report.push(Problem::notice(unknown).help("a slip of the pen? If the file is for another host, check it there"));
+    }
     for source in &specs {
-        if let Input::File { path, .. } = &source.input
-            && let Err(error) = File::open(path)
-        {
+        let Input::File { path, trusted, .. } = &source.input else { continue };
+        if let Err(error) = File::open(path) {
             let message = format!("source {:?}: cannot read {}: {error}", source.name, path.display());
             report.push(Problem::notice(message).help("the daemon's user needs to read it: group adm, or the journal as source"));
+        } else if let Some(doubt) = Doubt::of(path, *trusted) {
+            report.push(Problem::notice(format!("source {:?}: {}", source.name, doubt.reason)).help(doubt.remedy));
         }
     }
     if config.allow.mynetworks == Mynetworks::Auto {

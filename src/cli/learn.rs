@@ -1,12 +1,15 @@
 //! `learn`: histories of accounts from old logs, so that day one is not blind.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use serde::Serialize;
+
 use super::logs::Setup;
-use super::{FAILED, Global, replay};
+use super::{FAILED, Global, out, replay, table};
 use crate::control::client::Client;
 use crate::engine::snapshot::SnapshotRow;
 use crate::engine::{Engine, EngineConfig};
@@ -25,44 +28,55 @@ pub(super) struct Args {
 
 pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
     // Two writers of one state would undo each other's work.
-    if Client::connect(&global.socket).is_ok() {
-        eprintln!(
-            "mailwarden: the daemon is running and owns the state: stop it first (systemctl stop mailwardend), learn, start it again"
-        );
-        return ExitCode::from(FAILED);
+    if Client::connect(global.socket()).is_ok() {
+        let text = "the daemon is running and owns the state: stop it first (systemctl stop mailwardend), learn, start it again";
+        return out::fail(global.json, FAILED, text);
     }
     let setup = match Setup::load(global.config.as_deref()) {
         Ok(setup) => setup,
-        Err(code) => return code,
+        Err(problem) => return out::fail(global.json, FAILED, &problem),
     };
     let directory = args.state_dir.clone().unwrap_or_else(|| setup.config.state.dir.clone());
     match learn(&setup, &args.files, &directory) {
-        Ok(sentence) => {
-            println!("{sentence}");
-            ExitCode::SUCCESS
-        }
-        Err(Failure::Told(code)) => code,
-        Err(Failure::Because(problem)) => {
-            eprintln!("mailwarden: {problem}");
-            ExitCode::from(FAILED)
-        }
+        Ok(learned) if global.json => out::done(serde_json::to_string(&learned).map_err(io::Error::from).and_then(|text| out::say(&text))),
+        Ok(learned) => out::done(out::say(&learned.sentence())),
+        Err(problem) => out::fail(global.json, FAILED, &problem),
     }
 }
 
-enum Failure {
-    Told(ExitCode),
-    Because(String),
+/// What came of it.
+#[derive(Serialize)]
+struct Learned {
+    lines: u64,
+    /// The time of the last line.
+    until: String,
+    submitters: usize,
+    addresses: usize,
+    /// Since when there is history.
+    since: Option<String>,
+    state_dir: PathBuf,
 }
 
-fn learn(setup: &Setup, files: &[PathBuf], directory: &Path) -> Result<String, Failure> {
+impl Learned {
+    fn sentence(&self) -> String {
+        let since = self.since.as_deref().map_or_else(|| "nowhere".to_owned(), table::local_time);
+        let Learned { lines, until, submitters, addresses, state_dir, .. } = self;
+        let (until, dir) = (table::local_time(until), state_dir.display());
+        format!(
+            "learned from {lines} lines, up to {until}: {submitters} submitters and {addresses} addresses, with history since {since}; in {dir}"
+        )
+    }
+}
+
+fn learn(setup: &Setup, files: &[PathBuf], directory: &Path) -> Result<Learned, String> {
     let now = Timestamp::from(SystemTime::now());
-    let (store, loaded) = Store::open(directory, now).map_err(|error| Failure::Because(error.to_string()))?;
+    let (store, loaded) = Store::open(directory, now).map_err(|error| error.to_string())?;
     if let Some(problem) = store.health().problem() {
-        return Err(Failure::Because(format!("the state in {} cannot be written: {problem}", directory.display())));
+        return Err(format!("the state in {} cannot be written: {problem}", directory.display()));
     }
     let mut known: Vec<SnapshotRow> = Vec::new();
     let keep = |table, key, value: &[u8]| known.push(SnapshotRow { table, key, value: value.to_vec() });
-    loaded.windows.read(keep).map_err(|error| Failure::Because(error.to_string()))?;
+    loaded.windows.read(keep).map_err(|error| error.to_string())?;
     let seed = crate::daemon::secret(directory);
     let make = |now| {
         let mut engine = Engine::new(EngineConfig { seed, persist: true, enforced: false, ..EngineConfig::from(&setup.config) }, now);
@@ -70,24 +84,25 @@ fn learn(setup: &Setup, files: &[PathBuf], directory: &Path) -> Result<String, F
         engine.restore_learned(&known);
         engine
     };
-    let Some((mut engine, lines)) = replay::learn(setup, files, &make).map_err(Failure::Told)? else {
-        return Err(Failure::Because("no line of these files tells the time: are they mail logs?".to_owned()));
+    let Some((mut engine, lines)) = replay::learn(setup, files, &make)? else {
+        return Err("no line of these files tells the time: are they mail logs?".to_owned());
     };
     let (status, until) = (engine.status(), engine.now());
     let rows = engine.learned_rows();
     if store.save_windows(rows, Vec::new()).is_err() {
-        return Err(Failure::Because("the state is busy; nothing was saved".to_owned()));
+        return Err("the state is busy; nothing was saved".to_owned());
     }
-    store.flush().map_err(|error| Failure::Because(error.to_string()))?;
+    store.flush().map_err(|error| error.to_string())?;
     drop(store);
     give_to_owner(directory);
-    let since = status.accounts_since.as_deref().map_or_else(|| "nowhere".to_owned(), super::table::local_time);
-    Ok(format!(
-        "learned from {lines} lines, up to {until}: {} submitters and {} addresses, with history since {since}; in {}",
-        status.submitters,
-        status.known_addresses,
-        directory.display()
-    ))
+    Ok(Learned {
+        lines,
+        until: until.rfc3339(),
+        submitters: status.submitters,
+        addresses: status.known_addresses,
+        since: status.accounts_since,
+        state_dir: directory.to_owned(),
+    })
 }
 
 /// The daemon runs as its own user, and must be able to write what root has written here.
@@ -97,7 +112,7 @@ fn give_to_owner(directory: &Path) {
     let files = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
     for file in files.filter(|file| file.is_file()) {
         if let Err(problem) = std::os::unix::fs::chown(&file, Some(owner.uid()), Some(owner.gid())) {
-            eprintln!("mailwarden: {} cannot be given to the daemon's user: {problem}", file.display());
+            out::complain!("mailwarden: {} cannot be given to the daemon's user: {problem}", file.display());
         }
     }
 }

@@ -15,22 +15,20 @@ pub(super) fn bans(global: &Global) -> ExitCode {
             Ok(response) => serde_json::from_value::<BanPage>(response.data),
             Err(code) => return code,
         };
-        let Ok(page) = page else {
-            eprintln!("mailwarden: the daemon's list cannot be read; are tool and daemon of one version?");
-            return ExitCode::from(super::FAILED);
-        };
-        if print(global, &page.bans, &mut table).is_err() {
-            return ExitCode::SUCCESS; // the reader has gone
+        let Ok(page) = page else { return super::unreadable(global) };
+        if let Err(error) = print(global, &page.bans, &mut table) {
+            return super::out::finish(Err(error));
         }
         after = page.next;
         if after.is_none() {
             break;
         }
     }
-    if !global.json {
-        let _ = if table.is_empty() { writeln!(io::stdout(), "no bans in force") } else { table.print() };
-    }
-    ExitCode::SUCCESS
+    super::out::finish(match global.json {
+        true => Ok(()),
+        false if table.is_empty() => writeln!(io::stdout(), "no bans in force"),
+        false => table.print(),
+    })
 }
 
 fn print(global: &Global, bans: &[BanView], table: &mut Table) -> io::Result<()> {

@@ -8,19 +8,15 @@ use serde_json::Value;
 use super::table::{self, Table};
 use super::{Global, call};
 use crate::control::{Request, StopView};
+use crate::shell;
 
 pub(super) fn list(global: &Global) -> ExitCode {
     let stops = match call(global, &Request::ListLocks) {
         Ok(response) => serde_json::from_value::<Vec<StopView>>(response.data),
         Err(code) => return code,
     };
-    let Ok(stops) = stops else {
-        eprintln!("mailwarden: the daemon's list cannot be read; are tool and daemon of one version?");
-        return ExitCode::from(super::FAILED);
-    };
-    // The reader may have gone.
-    let _ = if global.json { print_json(&stops) } else { print(&stops) };
-    ExitCode::SUCCESS
+    let Ok(stops) = stops else { return super::unreadable(global) };
+    super::out::finish(if global.json { print_json(&stops) } else { print(&stops) })
 }
 
 fn print_json(stops: &[StopView]) -> io::Result<()> {
@@ -39,7 +35,7 @@ fn print(stops: &[StopView]) -> io::Result<()> {
     let mut table = Table::new(&["account", "state", "jail", "since", "ends in", "parked", "reason"]);
     for stop in stops {
         table.row(vec![
-            table::printable(&stop.account),
+            shell::shown(&stop.account),
             state(&stop.verb, stop.in_force, stop.scope == Some(crate::engine::jail::Scope::Auth)).to_owned(),
             stop.jail.clone(),
             table::local_time(&stop.since),
@@ -56,7 +52,7 @@ pub(super) fn sentence(stop: &Value) -> String {
     let text = |key: &str| stop[key].as_str().unwrap_or_default();
     let state = state(text("verb"), stop["in_force"] == true, stop["scope"] == "auth");
     let since = table::local_time(text("since"));
-    format!("{}: {state} since {since}, jail {}: {}", table::printable(text("account")), text("jail"), table::printable(text("reason")))
+    format!("{}: {state} since {since}, jail {}: {}", shell::shown(text("account")), text("jail"), table::printable(text("reason")))
 }
 
 /// A lock that nothing carries out must not be called one.

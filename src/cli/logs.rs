@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::out::complain;
 use crate::config::{self, Config, Paths};
 use crate::correlate::Correlator;
 use crate::engine::{Engine, EngineConfig};
@@ -30,18 +30,15 @@ pub(super) struct Setup {
 }
 
 impl Setup {
-    /// Loads the configuration; mistakes are on stderr then.
-    pub(super) fn load(dir: Option<&Path>) -> Result<Setup, ExitCode> {
+    /// Loads the configuration; or says what is wrong with it.
+    pub(super) fn load(dir: Option<&Path>) -> Result<Setup, String> {
         match config::load(&Paths::choose(dir)) {
             Ok(config) => {
                 let (atlas, problems) = geo::Atlas::open(&config.geo, None);
-                problems.iter().for_each(|problem| eprintln!("mailwarden: {problem}"));
+                problems.iter().for_each(|problem| complain!("mailwarden: {problem}"));
                 Ok(Setup { filters: Arc::clone(&config.filters.set), geo: geo::Shared::new(atlas), config })
             }
-            Err(report) => {
-                eprintln!("{}", report.render(config::report::colours_wanted()));
-                Err(ExitCode::FAILURE)
-            }
+            Err(report) => Err(format!("the configuration has mistakes\n{report}")),
         }
     }
 
@@ -73,11 +70,8 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn open(path: &Path) -> Result<Log, ExitCode> {
-        Log::try_open(path).map_err(|error| {
-            eprintln!("mailwarden: {error}");
-            ExitCode::FAILURE
-        })
+    pub(super) fn open(path: &Path) -> Result<Log, String> {
+        Log::try_open(path).map_err(|error| error.to_string())
     }
 
     fn try_open(path: &Path) -> Result<Log, SourceError> {
@@ -125,10 +119,9 @@ impl Log {
 }
 
 /// Says why a log cannot be read.
-pub(super) fn unreadable(path: &Path, error: &io::Error) -> ExitCode {
+pub(super) fn unreadable(path: &Path, error: &io::Error) -> String {
     let name = if path == Path::new("-") { "standard input".into() } else { path.to_string_lossy() };
-    eprintln!("mailwarden: cannot read {name}: {error}");
-    ExitCode::FAILURE
+    format!("cannot read {name}: {error}")
 }
 
 /// Ends the program: nobody reads what it writes (`| head`), which is no mistake, or it cannot be written.
@@ -136,6 +129,6 @@ pub(super) fn output_failed(error: &io::Error) -> ! {
     if error.kind() == io::ErrorKind::BrokenPipe {
         std::process::exit(0);
     }
-    eprintln!("mailwarden: cannot write: {error}");
+    complain!("mailwarden: cannot write: {error}");
     std::process::exit(1);
 }

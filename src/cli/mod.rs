@@ -11,6 +11,7 @@ mod list;
 mod lock;
 mod logs;
 mod monitor;
+mod out;
 mod parse;
 mod replay;
 mod status;
@@ -21,20 +22,30 @@ mod test_filter;
 mod when;
 mod why;
 
-use std::path::PathBuf;
+use std::cell::OnceCell;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnetwork::IpNetwork;
 
+use crate::config::{self, Paths};
 use crate::control::client::{Client, ClientError};
 use crate::control::{Code, Request, Response};
 use crate::engine::jail::Scope;
+use out::complain;
 
 pub const FAILED: u8 = 1;
 pub const USAGE: u8 = 2;
 pub const NOT_RUNNING: u8 = 3;
 pub const NOT_FOUND: u8 = 4;
+
+/// How the name of an account is typed that is not like others.
+const NAMES: &str = "\
+An account that is known by an odd name is named as `list locks` shows it, in single quotes:
+  mailwarden release 'Anna Smith@example.org'
+A name that begins with \" is a JSON string, so that every character can be typed:
+  mailwarden release '\"a\\u001bb@example.org\"'";
 
 /// Guards a mail host: bans abusive clients, stops stolen accounts.
 #[derive(Parser)]
@@ -51,12 +62,36 @@ struct Global {
     /// Answer in JSON, for programs.
     #[arg(long, global = true)]
     json: bool,
-    /// The daemon's control socket.
-    #[arg(long, global = true, env = "MAILWARDEN_SOCKET", value_name = "PATH", default_value = "/run/mailwarden/control.sock")]
-    socket: PathBuf,
+    /// The daemon's control socket [env: MAILWARDEN_SOCKET] [default: the configuration's, /run/mailwarden/control.sock].
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
     /// Directory with mailwarden.toml, jail.d and filters [default: /etc/mailwarden over /usr/share/mailwarden].
     #[arg(long, global = true, value_name = "DIR")]
     config: Option<PathBuf>,
+    /// Where the socket is, once it was asked for.
+    #[arg(skip)]
+    found: OnceCell<PathBuf>,
+}
+
+impl Global {
+    /// Where the daemon listens: as the command line, the environment, or else the configuration says.
+    fn socket(&self) -> &Path {
+        self.found.get_or_init(|| {
+            let named = std::env::var_os("MAILWARDEN_SOCKET").filter(|path| !path.is_empty()).map(PathBuf::from);
+            self.socket.clone().or(named).unwrap_or_else(|| configured_socket(self.config.as_deref()))
+        })
+    }
+}
+
+/// A configuration with mistakes keeps nobody from the daemon.
+fn configured_socket(config: Option<&Path>) -> PathBuf {
+    let paths = Paths::choose(config);
+    let config::Glance { socket, problem, .. } = config::glance(&paths);
+    let socket = socket.unwrap_or_else(|| paths.runtime_dir.join("control.sock"));
+    if let Some(problem) = problem {
+        complain!("mailwarden: {problem}; the daemon is looked for on {} (--socket PATH: elsewhere)", socket.display());
+    }
+    socket
 }
 
 #[derive(Subcommand)]
@@ -74,11 +109,11 @@ enum Verb {
         /// Kept with the ban and shown by `why`.
         #[arg(long, default_value = "")]
         reason: String,
-        /// Even own addresses, ignored ones and networks wider than /8.
+        /// Even own addresses, ignored ones, and networks wider than an IPv4 /8 or an IPv6 /19.
         #[arg(long)]
         force: bool,
     },
-    /// Lift bans.
+    /// Lift bans: of an address also that of a network around it, of a network also those within. It says which.
     Unban {
         #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "ADDR|NET")]
         nets: Vec<IpNetwork>,
@@ -88,6 +123,7 @@ enum Verb {
     },
     /// Refuse an account: it can send no more, in open sessions too.
     Lock {
+        #[arg(value_parser = account)]
         account: String,
         /// How long: 1h, 2d, forever.
         #[arg(long = "for", value_name = "TIME", default_value = "forever", value_parser = when::ban_time)]
@@ -100,16 +136,23 @@ enum Verb {
         reason: String,
     },
     /// Take an account's lock back. Messages on hold stay there until `release`.
-    Unlock { account: String },
+    #[command(after_help = NAMES)]
+    Unlock {
+        #[arg(value_parser = account)]
+        account: String,
+    },
     /// Accept an account's mail, and park it in the queue until somebody has looked.
     Hold {
+        #[arg(value_parser = account)]
         account: String,
         /// Kept with the hold and shown by `list locks`.
         #[arg(long, default_value = "")]
         reason: String,
     },
     /// End a hold, and let the parked mail go.
+    #[command(after_help = NAMES)]
     Release {
+        #[arg(value_parser = account)]
         account: String,
         /// Let only so many of the messages go, the oldest; the account stays held.
         #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
@@ -134,8 +177,9 @@ enum Verb {
         exposed: Option<std::net::IpAddr>,
     },
     /// Why an address is banned, or how near it is to a ban; the story of an account.
+    #[command(after_help = NAMES)]
     Why {
-        #[arg(value_name = "ADDR|ACCOUNT")]
+        #[arg(value_name = "ADDR|ACCOUNT", value_parser = account)]
         subject: String,
     },
     /// Print decisions as they fall.
@@ -171,7 +215,7 @@ enum Listed {
 }
 
 /// As `mailwarden check`, for `mailwardend --check`.
-pub(crate) fn check(config: Option<&std::path::Path>) -> ExitCode {
+pub(crate) fn check(config: Option<&Path>) -> ExitCode {
     check::run(config, false)
 }
 
@@ -218,52 +262,60 @@ fn run(Cli { global, verb }: Cli) -> ExitCode {
 /// One request, its message printed.
 fn simple(global: &Global, request: &Request) -> ExitCode {
     match call(global, request) {
-        Ok(response) => {
-            print_message(global, &response);
-            ExitCode::SUCCESS
-        }
+        Ok(response) => out::done(print_message(global, &response)),
         Err(code) => code,
     }
 }
 
 /// One request; an answer that is no success is printed and turned into the exit status.
 fn call(global: &Global, request: &Request) -> Result<Response, ExitCode> {
-    let answer = Client::connect(&global.socket).and_then(|mut client| client.call(request));
-    match answer {
+    match exchange(global, request) {
         Ok(response) if response.code == Code::Ok => Ok(response),
         Ok(response) => Err(refuse(global, &response)),
-        Err(error) => Err(report(&error)),
+        Err(error) => Err(report(global, &error)),
     }
+}
+
+fn exchange(global: &Global, request: &Request) -> Result<Response, ClientError> {
+    Client::connect(global.socket()).and_then(|mut client| client.call(request))
 }
 
 fn refuse(global: &Global, response: &Response) -> ExitCode {
-    if global.json {
-        println!("{}", serde_json::to_string(response).unwrap_or_default());
-    } else {
-        eprintln!("mailwarden: {}", response.message);
+    let code = match response.code {
+        Code::NotFound => NOT_FOUND,
+        Code::Usage => USAGE,
+        _ => FAILED,
+    };
+    if !global.json {
+        return out::fail(false, code, &response.message);
     }
-    ExitCode::from(if response.code == Code::NotFound { NOT_FOUND } else { FAILED })
+    let mut object = serde_json::to_value(response).unwrap_or_default();
+    if let Some(object) = object.as_object_mut() {
+        object.insert("error".to_owned(), response.message.clone().into());
+    }
+    let _ = out::say(&object.to_string());
+    ExitCode::from(code)
 }
 
-fn report(error: &ClientError) -> ExitCode {
+fn report(global: &Global, error: &ClientError) -> ExitCode {
     match error {
-        ClientError::NotRunning(text) => {
-            eprintln!("mailwarden: {text}");
-            ExitCode::from(NOT_RUNNING)
-        }
-        ClientError::Failed(text) => {
-            eprintln!("mailwarden: {text}");
-            ExitCode::from(FAILED)
-        }
+        ClientError::NotRunning(text) => out::fail(global.json, NOT_RUNNING, text),
+        ClientError::Failed(text) => out::fail(global.json, FAILED, text),
     }
 }
 
-fn print_message(global: &Global, response: &Response) {
-    if global.json {
-        println!("{}", serde_json::to_string(response).unwrap_or_default());
-    } else {
-        println!("{}", response.message);
-    }
+/// The daemon's answer is not what this tool knows.
+fn unreadable(global: &Global) -> ExitCode {
+    out::fail(global.json, FAILED, "the daemon's list cannot be read; are tool and daemon of one version?")
+}
+
+fn print_message(global: &Global, response: &Response) -> std::io::Result<()> {
+    if global.json { out::say(&serde_json::to_string(response)?) } else { out::say(&out::lines(&response.message)) }
+}
+
+fn account(text: &str) -> Result<String, String> {
+    let name = crate::shell::typed(text)?;
+    if name.is_empty() { Err("an account has a name".to_owned()) } else { Ok(name) }
 }
 
 fn scope(text: &str) -> Result<Scope, String> {

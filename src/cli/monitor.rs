@@ -8,27 +8,26 @@ use crate::control::client::Client;
 use crate::control::{Code, Request, Response};
 
 pub(super) fn run(global: &Global) -> ExitCode {
-    let mut client = match Client::connect(&global.socket) {
+    let mut client = match Client::connect(global.socket()) {
         Ok(client) => client,
-        Err(error) => return report(&error),
+        Err(error) => return report(global, &error),
     };
     if let Err(error) = client.send(&Request::Monitor) {
-        return report(&error);
+        return report(global, &error);
     }
     client.wait_for_ever();
     loop {
         match client.receive() {
             Ok(Some(response)) if response.code != Code::Ok => return refuse(global, &response),
             Ok(Some(response)) => {
-                if print(global, &response).is_err() {
-                    return ExitCode::SUCCESS; // the reader has gone
+                if let Err(error) = print(global, &response) {
+                    return super::out::finish(Err(error));
                 }
             }
             Ok(None) => {
-                eprintln!("mailwarden: the daemon has stopped");
-                return ExitCode::from(super::NOT_RUNNING);
+                return super::out::fail(global.json, super::NOT_RUNNING, "the daemon has stopped");
             }
-            Err(error) => return report(&error),
+            Err(error) => return report(global, &error),
         }
     }
 }
@@ -50,7 +49,7 @@ fn print(global: &Global, response: &Response) -> io::Result<()> {
 /// `2026-11-24 03:04:05 ban 192.0.2.1 (auth) until 04:04:05, jail postfix-auth: 6 failures in 12 s`
 fn sentence(decision: &serde_json::Value) -> String {
     let text = |key: &str| decision.get(key).and_then(|value| value.as_str()).unwrap_or_default();
-    let subject = if text("ip").is_empty() { text("account") } else { text("ip") };
+    let subject = if text("ip").is_empty() { crate::shell::shown(text("account")) } else { text("ip").to_owned() };
     let mut out = format!("{} {} {}", table::local_time(text("time")), text("action"), subject);
     if !text("scope").is_empty() {
         out.push_str(&format!(" ({})", text("scope")));

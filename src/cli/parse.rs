@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use super::json::Object;
 use super::logs::{self, Log, Setup};
+use super::{FAILED, out};
 use crate::correlate::{Correlator, MessageRef};
 use crate::engine::Engine;
 use crate::event::{Event, EventKind, Reason};
@@ -30,7 +31,7 @@ pub(super) struct Args {
 pub(super) fn run(config: Option<&Path>, args: &Args) -> ExitCode {
     let (setup, log) = match Setup::load(config).and_then(|setup| Ok((setup, Log::open(&args.file)?))) {
         Ok(both) => both,
-        Err(code) => return code,
+        Err(problem) => return out::fail(false, FAILED, &problem),
     };
     let mut printer = Printer::new(&setup);
     let (options, prompt) = (log.options(), log.prompt);
@@ -42,7 +43,7 @@ pub(super) fn run(config: Option<&Path>, args: &Args) -> ExitCode {
     printer.write();
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => logs::unreadable(&args.file, &error),
+        Err(error) => out::fail(false, FAILED, &logs::unreadable(&args.file, &error)),
     }
 }
 

@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 
 use super::json::Object;
 use super::logs::{self, Log, Setup};
-use super::table;
+use super::{FAILED, out, table};
 use crate::correlate::Correlator;
 use crate::engine::Engine;
 use crate::engine::decision::{Cause, Decision, Subject, Verb};
@@ -33,7 +33,7 @@ pub(super) struct Args {
 pub(super) fn run(config: Option<&Path>, json: bool, args: &Args) -> ExitCode {
     let (setup, logs) = match Setup::load(config).and_then(|setup| Ok((setup, open(&args.files)?))) {
         Ok(both) => both,
-        Err(code) => return code,
+        Err(problem) => return out::fail(false, FAILED, &problem),
     };
     let output = Output { json, expiries: args.expiries, ..Output::default() };
     let printer = if pipeline::threads() > 1 { Printer::start(output) } else { Printer::Here(output) };
@@ -42,12 +42,12 @@ pub(super) fn run(config: Option<&Path>, json: bool, args: &Args) -> ExitCode {
             replay.finish();
             ExitCode::SUCCESS
         }
-        Err(code) => code,
+        Err(problem) => out::fail(false, FAILED, &problem),
     }
 }
 
 /// All logs, oldest first, through an engine that `make` makes when the first line tells the time.
-fn run_through<'a>(setup: &'a Setup, logs: Vec<Log>, printer: Printer, make: &'a MakeEngine<'a>) -> Result<Replay<'a>, ExitCode> {
+fn run_through<'a>(setup: &'a Setup, logs: Vec<Log>, printer: Printer, make: &'a MakeEngine<'a>) -> Result<Replay<'a>, String> {
     let mut replay = Replay::new(setup, printer, make);
     let mut progress = Progress::new(logs.iter().map(|log| log.size).sum());
     for log in in_order(logs, setup) {
@@ -66,7 +66,7 @@ fn run_through<'a>(setup: &'a Setup, logs: Vec<Log>, printer: Printer, make: &'a
 }
 
 /// What old logs teach: the engine behind their last line, and how many lines there were. `None`: no line told the time.
-pub(super) fn learn(setup: &Setup, files: &[PathBuf], make: &MakeEngine<'_>) -> Result<Option<(Engine, u64)>, ExitCode> {
+pub(super) fn learn(setup: &Setup, files: &[PathBuf], make: &MakeEngine<'_>) -> Result<Option<(Engine, u64)>, String> {
     let replay = run_through(setup, open(files)?, Printer::Nobody, make)?;
     let lines = replay.counts.lines;
     Ok(replay.running.map(|(engine, _)| (engine, lines)))
@@ -74,7 +74,7 @@ pub(super) fn learn(setup: &Setup, files: &[PathBuf], make: &MakeEngine<'_>) -> 
 
 type MakeEngine<'m> = dyn Fn(Timestamp) -> Engine + 'm;
 
-fn open(files: &[PathBuf]) -> Result<Vec<Log>, ExitCode> {
+fn open(files: &[PathBuf]) -> Result<Vec<Log>, String> {
     files.iter().map(|file| Log::open(file)).collect()
 }
 

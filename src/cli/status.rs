@@ -17,9 +17,7 @@ pub(super) fn run(global: &Global, jail: Option<String>) -> ExitCode {
         Ok(response) => response.data,
         Err(code) => return code,
     };
-    // The reader may have gone.
-    let _ = if global.json { writeln!(io::stdout(), "{status}") } else { print(&status) };
-    ExitCode::SUCCESS
+    super::out::finish(if global.json { writeln!(io::stdout(), "{status}") } else { print(&status) })
 }
 
 fn print(status: &Value) -> io::Result<()> {

@@ -5,11 +5,13 @@ use std::io::{self, Write};
 use serde_json::Value;
 
 use super::table;
+use crate::shell;
 
 /// Addresses that are shown; the rest is in `--json`.
 const STRANGERS_SHOWN: usize = 10;
 
 pub(super) fn print(out: &mut impl Write, name: &str, account: &Value) -> io::Result<()> {
+    let shown = shell::shown(name);
     let stops = list(&account["stops"]);
     for stop in &stops {
         let until =
@@ -19,14 +21,14 @@ pub(super) fn print(out: &mut impl Write, name: &str, account: &Value) -> io::Re
             (_, Some("auth")) => "LOCKED: it can neither send nor log in",
             _ => "LOCKED: it cannot send",
         };
-        writeln!(out, "{name} is {how}, since {} {until}.", time(&stop["since"]))?;
+        writeln!(out, "{shown} is {how}, since {} {until}.", time(&stop["since"]))?;
         writeln!(out, "  because: {}", text(&stop["reason"]))?;
         for line in list(&stop["evidence"]) {
             writeln!(out, "  | {}", text(line))?;
         }
     }
     if stops.is_empty() {
-        writeln!(out, "{name} is {}, score {}.", text(&account["state"]), account["score"])?;
+        writeln!(out, "{shown} is {}, score {}.", text(&account["state"]), account["score"])?;
     }
     let signs = list(&account["signs"]);
     if !signs.is_empty() {
@@ -82,10 +84,10 @@ fn clean_up(out: &mut impl Write, name: &str, stops: &[&Value]) -> io::Result<()
     writeln!(out, "  3. Look at what is parked (postqueue -p), delete the spam (postsuper -d), keep the rest.")?;
     let has = |state: &str| stops.iter().any(|stop| stop["state"] == state);
     if has("locked") {
-        writeln!(out, "  4. mailwarden unlock {name}")?;
+        writeln!(out, "  4. mailwarden unlock {}", shell::word(name))?;
     }
     if has("held") {
-        writeln!(out, "  {}. mailwarden release {name}", if has("locked") { 5 } else { 4 })?;
+        writeln!(out, "  {}. mailwarden release {}", if has("locked") { 5 } else { 4 }, shell::word(name))?;
     }
     Ok(())
 }
@@ -127,5 +129,18 @@ mod tests {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
         assert!(!text.contains('\u{1b}') && !text.contains("release"), "{text}");
+    }
+
+    #[test]
+    fn a_name_that_is_a_command_is_none_when_it_is_copied() {
+        let stop = |state| json!({ "state": state, "scope": "submission", "since": "2026-11-24T02:31:00Z", "reason": "x", "evidence": [] });
+        let account = json!({ "stops": [stop("locked"), stop("held")] });
+        let mut out = Vec::new();
+        print(&mut out, "x;id>/tmp/PWNED;@b.example", &account).unwrap();
+        print(&mut out, "a\u{1b}b@b.example", &account).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("  4. mailwarden unlock 'x;id>/tmp/PWNED;@b.example'\n"), "{text}");
+        assert!(text.contains("  5. mailwarden release 'x;id>/tmp/PWNED;@b.example'\n"), "{text}");
+        assert!(text.contains("  5. mailwarden release '\"a\\u001bb@b.example\"'\n"), "{text}");
     }
 }

@@ -61,7 +61,7 @@ pub(super) fn local_time(stamp: &str) -> String {
 
 /// Log text is written by attackers: control characters do not reach the terminal.
 pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') { '?' } else { c }).collect()
+    text.chars().map(|c| if crate::shell::is_hidden(c) { '?' } else { c }).collect()
 }
 
 #[cfg(test)]

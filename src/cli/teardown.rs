@@ -2,31 +2,39 @@
 
 use std::process::ExitCode;
 
-use super::{FAILED, Global};
+use serde_json::json;
+
+use super::{FAILED, Global, out};
+use crate::config::{self, Paths};
 use crate::control::client::Client;
 use crate::enforce::nft;
 
 pub(super) fn run(global: &Global, table: Option<String>) -> ExitCode {
-    if Client::connect(&global.socket).is_ok() {
-        eprintln!(
-            "mailwarden: the daemon is running and would write its bans again; stop it first (systemctl stop mailwardend), or use: mailwarden unban --all"
-        );
-        return ExitCode::from(FAILED);
+    if Client::connect(global.socket()).is_ok() {
+        let text = "the daemon is running and would write its bans again; stop it first (systemctl stop mailwardend), \
+                    or use: mailwarden unban --all";
+        return out::fail(global.json, FAILED, text);
     }
-    let table = table.unwrap_or_else(|| configured_table(global));
-    match nft::teardown(&table) {
-        Ok(true) => println!("removed the table inet {table} with all its bans"),
-        Ok(false) => println!("there is no table inet {table}; nothing to remove"),
-        Err(error) => {
-            eprintln!("mailwarden: {error}");
-            return ExitCode::from(FAILED);
+    let (table, is_certain) = table.map_or_else(|| configured_table(global), |table| (table, true));
+    let (is_removed, sentence) = match nft::teardown(&table) {
+        Ok(true) => (true, format!("removed the table inet {table} with all its bans")),
+        Ok(false) if is_certain => (false, format!("there is no table inet {table}; nothing to remove")),
+        Ok(false) => {
+            let text = format!("there is no table inet {table}; if yours has another name: mailwarden teardown --table NAME");
+            return out::fail(global.json, FAILED, &text);
         }
-    }
-    ExitCode::SUCCESS
+        Err(error) => return out::fail(global.json, FAILED, &error.to_string()),
+    };
+    let object = || json!({ "table": table, "removed": is_removed, "message": sentence }).to_string();
+    out::done(out::say(&if global.json { object() } else { sentence.clone() }))
 }
 
-/// A broken configuration is no reason to leave bans in the kernel.
-fn configured_table(global: &Global) -> String {
-    let paths = crate::config::Paths::choose(global.config.as_deref());
-    crate::config::load(&paths).map_or_else(|_| nft::NftOptions::default().table, |config| config.enforcement.table)
+/// The table's name, and whether the configuration could be read for it: a broken one is no reason to leave bans in the kernel.
+fn configured_table(global: &Global) -> (String, bool) {
+    let config::Glance { table, problem, .. } = config::glance(&Paths::choose(global.config.as_deref()));
+    let table = table.unwrap_or_else(|| nft::NftOptions::default().table);
+    if let Some(problem) = &problem {
+        out::complain!("mailwarden: {problem}; the table is taken to be inet {table} (--table NAME: another)");
+    }
+    (table, problem.is_none())
 }

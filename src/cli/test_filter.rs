@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::table::printable;
-use super::{FAILED, NOT_FOUND};
+use super::{FAILED, NOT_FOUND, out};
+use crate::config::report::Severity;
 use crate::config::{self, Paths};
 use crate::parse::{Explanation, Field, FilterSet};
 
@@ -20,53 +21,66 @@ pub(super) fn run(config_dir: Option<&Path>, filter: &str, file: Option<&Path>, 
     let config = match config::load(&Paths::choose(config_dir)) {
         Ok(config) => config,
         Err(report) => {
-            eprintln!("{}", report.render(config::report::colours_wanted()));
-            return ExitCode::from(FAILED);
+            let text = format!("the configuration has mistakes\n{report}");
+            return out::fail(json, FAILED, &text);
         }
     };
     let set = &config.filters.set;
     let names = config.filters.names();
     if !names.contains(&filter) {
-        eprintln!("mailwarden: there is no filter \"{filter}\"; there are: {}", names.join(", "));
-        return ExitCode::from(NOT_FOUND);
+        return out::fail(json, NOT_FOUND, &format!("there is no filter \"{filter}\"; there are: {}", names.join(", ")));
     }
-    let Some(path) = file else { return samples(&config, filter) };
+    let Some(path) = file else { return samples(&config, filter, json) };
     let reader: Box<dyn BufRead> = if path == Path::new("-") {
         Box::new(io::stdin().lock())
     } else {
         match File::open(path) {
             Ok(file) => Box::new(BufReader::new(file)),
-            Err(error) => {
-                eprintln!("mailwarden: cannot read {}: {error}", path.display());
-                return ExitCode::from(FAILED);
-            }
+            Err(error) => return out::fail(json, FAILED, &format!("cannot read {}: {error}", path.display())),
         }
     };
     match explain_all(reader, set, filter, json) {
         Ok(0) => ExitCode::from(FAILED),
-        // The reader of our output may have gone.
-        Ok(_) | Err(_) => ExitCode::SUCCESS,
+        Ok(_) => out::finish(Ok(())),
+        Err(Stop::Reading(error)) => out::fail(json, FAILED, &format!("cannot read {}: {error}", path.display())),
+        Err(Stop::Writing(error)) => out::finish(Err(error)),
     }
 }
 
-fn samples(config: &config::Config, filter: &str) -> ExitCode {
+/// Why not every line was looked at.
+enum Stop {
+    Reading(io::Error),
+    Writing(io::Error),
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Stop {
+        Stop::Writing(error)
+    }
+}
+
+fn samples(config: &config::Config, filter: &str, json: bool) -> ExitCode {
     let mut report = config.warnings.clone();
     config.filters.check_samples(&mut report);
-    if report.is_empty() {
-        println!("{filter}: every sample is read as its pattern says");
-        return ExitCode::SUCCESS;
+    if json {
+        let object = json!({ "filter": filter, "ok": report.is_empty(), "problems": report.located(Severity::Warning) });
+        let written = out::finish(out::say(&object.to_string()));
+        return if report.is_empty() { written } else { ExitCode::from(FAILED) };
     }
-    eprintln!("{}", report.render(config::report::colours_wanted()));
+    if report.is_empty() {
+        return out::finish(out::say(&format!("{filter}: every sample is read as its pattern says")));
+    }
+    out::complain!("{}", report.render(config::report::colours_wanted()));
     ExitCode::from(FAILED)
 }
 
 /// Says how many lines a pattern of `filter` fits.
-fn explain_all(mut reader: impl BufRead, set: &FilterSet, filter: &str, json: bool) -> io::Result<usize> {
+fn explain_all(mut reader: impl BufRead, set: &FilterSet, filter: &str, json: bool) -> Result<usize, Stop> {
     let mut out = io::stdout().lock();
     let (mut line, mut number, mut hits) = (Vec::new(), 0usize, 0);
     loop {
         line.clear();
-        if reader.read_until(b'\n', &mut line)? == 0 {
+        if reader.read_until(b'\n', &mut line).map_err(Stop::Reading)? == 0 {
             break;
         }
         number += 1;

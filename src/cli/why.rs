@@ -14,9 +14,7 @@ pub(super) fn run(global: &Global, subject: String) -> ExitCode {
         Ok(response) => response.data,
         Err(code) => return code,
     };
-    // The reader may have gone.
-    let _ = if global.json { writeln!(io::stdout(), "{why}") } else { print(&subject, &why) };
-    ExitCode::SUCCESS
+    super::out::finish(if global.json { writeln!(io::stdout(), "{why}") } else { print(&subject, &why) })
 }
 
 fn print(subject: &str, why: &Value) -> io::Result<()> {
@@ -24,9 +22,9 @@ fn print(subject: &str, why: &Value) -> io::Result<()> {
     let bans = list(&why["bans"]);
     let account = &why["account"];
     if account.is_object() {
-        super::story::print(&mut out, &table::printable(subject), account)?;
+        super::story::print(&mut out, subject, account)?;
     } else if bans.is_empty() {
-        writeln!(out, "{subject} is not banned.")?;
+        writeln!(out, "{} is not banned.", crate::shell::shown(subject))?;
     }
     for ban in &bans {
         let until = ban["until"].as_str().map_or("for ever".to_owned(), |until| format!("until {}", table::local_time(until)));

@@ -63,6 +63,11 @@ impl Paths {
     pub fn choose(config_dir: Option<&Path>) -> Paths {
         config_dir.map_or_else(Paths::installed, Paths::in_dir)
     }
+
+    /// The directory that somebody named, where there is none.
+    pub fn missing_dir(&self) -> Option<&Path> {
+        self.required.as_deref().filter(|dir| !dir.is_dir())
+    }
 }
 
 /// One file.
@@ -87,7 +92,7 @@ pub struct Texts {
 
 impl Texts {
     pub fn read(paths: &Paths, report: &mut Report) -> Texts {
-        if let Some(dir) = paths.required.as_ref().filter(|dir| !dir.is_dir()) {
+        if let Some(dir) = paths.missing_dir() {
             whole_file(&dir.display().to_string(), "no such directory", report);
             return Texts::default();
         }
@@ -119,7 +124,7 @@ impl Texts {
     fn add_dirs(&mut self, dirs: &[PathBuf], report: &mut Report) -> Vec<Text> {
         let mut by_name: BTreeMap<OsString, (usize, PathBuf)> = BTreeMap::new();
         for (rank, dir) in dirs.iter().enumerate() {
-            match toml_files(dir) {
+            match toml_files(dir, report) {
                 Ok(found) => by_name.extend(found.into_iter().map(|(name, path)| (name, (rank, path)))),
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => {
@@ -205,7 +210,7 @@ fn read_text(path: &Path, report: &mut Report) -> Option<(FileId, Arc<str>)> {
     }
 }
 
-fn read_bytes(path: &Path) -> Result<Vec<u8>, String> {
+pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, String> {
     let cannot = |error| format!("cannot read: {error}");
     // Asked before it is opened: opening a FIFO would wait for a writer.
     if !fs::metadata(path).map_err(cannot)?.is_file() {
@@ -220,8 +225,8 @@ fn read_bytes(path: &Path) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// `*.toml` in `dir`; hidden files and editors' copies do not count.
-fn toml_files(dir: &Path) -> std::io::Result<Vec<(OsString, PathBuf)>> {
+/// `*.toml` in `dir`; hidden files and editors' copies do not count. Of other files it is told that they are not read.
+fn toml_files(dir: &Path, report: &mut Report) -> std::io::Result<Vec<(OsString, PathBuf)>> {
     let mut found = Vec::new();
     let dir_or_here = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
     for entry in fs::read_dir(dir_or_here)? {
@@ -229,7 +234,17 @@ fn toml_files(dir: &Path) -> std::io::Result<Vec<(OsString, PathBuf)>> {
         if !name.as_bytes().starts_with(b".") && Path::new(&name).extension() == Some(OsStr::new("toml")) {
             let path = dir.join(&name);
             found.push((name, path));
+        } else if is_overlooked(&dir.join(&name)) {
+            let problem = Problem::notice(format!("{} is not read: only *.toml is", dir.join(&name).display()));
+            report.push(problem.help("rename it if it is meant to count; add .off behind .toml if not"));
         }
     }
     Ok(found)
+}
+
+/// A file that somebody may believe to be read. What is called `….toml.bak`, `….toml~` or the like was put aside on purpose.
+fn is_overlooked(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    let is_aside = name.starts_with(b".") || name.starts_with(b"#") || name.starts_with(b"README") || name.ends_with(b"~");
+    !is_aside && memchr::memmem::find(name, b".toml").is_none() && path.is_file()
 }

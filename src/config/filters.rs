@@ -47,7 +47,7 @@ impl Filters {
 /// The filters; none, with the reasons in `report`, when one of them has a mistake.
 pub(super) fn load(texts: &Texts, report: &mut Report) -> Option<Filters> {
     let source = |text: &Text| FilterSource { file: report.file_name(text.file).to_owned(), text: text.text.to_string() };
-    let sources: Vec<FilterSource> = texts.filters.iter().map(source).collect();
+    let sources: Vec<FilterSource> = texts.filters.iter().filter(|text| !is_empty(&text.text)).map(source).collect();
     let errors = match FilterSet::compile(&sources) {
         Ok(set) => return Some(Filters { set: Arc::new(set) }),
         Err(errors) => errors,
@@ -57,6 +57,11 @@ pub(super) fn load(texts: &Texts, report: &mut Report) -> Option<Filters> {
         tell(error, file, Severity::Error, report);
     }
     None
+}
+
+/// Nothing but comments: such a file takes the place of a shipped one, and so removes it.
+fn is_empty(text: &str) -> bool {
+    text.lines().map(str::trim_start).all(|line| line.is_empty() || line.starts_with('#'))
 }
 
 fn tell(error: FilterError, file: Option<FileId>, severity: Severity, report: &mut Report) {

@@ -30,6 +30,8 @@ const STEPS_MAX: usize = 16;
 /// Known words that nothing does yet: taking them in silence would promise what does not happen.
 const ACTIONS_TO_COME: [Action; 1] = [Action::Slow];
 
+const SORTS_AFTER: &str = "give your own file a name that sorts after it, such as 90-local.toml";
+
 /// What the jails are checked against.
 pub struct Known<'a> {
     /// `None`: they could not be read.
@@ -56,18 +58,35 @@ impl FromToml for Draft {
     }
 }
 
-/// All jails that are enabled, in the order in which the files name them first.
-pub fn resolve(texts: &Texts, known: &Known<'_>, report: &mut Report) -> Vec<Jail> {
-    let (drafts, is_whole) = collect(texts, report);
-    let known = &Known { is_partial: known.is_partial || !is_whole, filters: known.filters.clone(), ..*known };
-    if let Some((name, ..)) = drafts.get(JAILS_MAX) {
-        report.push(Problem::error(name.place, format!("more than {JAILS_MAX} jails")));
-    }
-    drafts.into_iter().filter_map(|(name, draft, _)| Resolver { name: &name, known, report }.resolve(draft)).collect()
+/// What the files come to.
+pub struct Resolved {
+    /// All that are enabled, in the order in which the files name them first.
+    pub jails: Vec<Jail>,
+    /// Some jail is named, be it enabled or not.
+    pub has_any: bool,
 }
 
-/// A jail's name where it stands first, what is said of it, and the highest rank of the files that say it.
-type Collected = (At<String>, Draft, usize);
+pub fn resolve(texts: &Texts, known: &Known<'_>, report: &mut Report) -> Resolved {
+    let (drafts, is_whole) = collect(texts, report);
+    let has_any = !drafts.is_empty();
+    let known = &Known { is_partial: known.is_partial || !is_whole, filters: known.filters.clone(), ..*known };
+    if let Some(beyond) = drafts.get(JAILS_MAX) {
+        report.push(Problem::error(beyond.name.place, format!("more than {JAILS_MAX} jails")));
+    }
+    let jails = drafts.into_iter().filter_map(|one| Resolver { name: &one.name, known, report }.resolve(one.draft)).collect();
+    Resolved { jails, has_any }
+}
+
+/// What was read of one jail.
+struct Collected {
+    /// Where it stands first.
+    name: At<String>,
+    draft: Draft,
+    /// The highest of the files that say something of it.
+    rank: usize,
+    /// What single files *change* in it: they do not say `on`, so they are not what brings the jail.
+    changes: Vec<RawJail>,
+}
 
 /// The jails, and whether all files could be parsed.
 fn collect(texts: &Texts, report: &mut Report) -> (Vec<Collected>, bool) {
@@ -80,22 +99,41 @@ fn collect(texts: &Texts, report: &mut Report) -> (Vec<Collected>, bool) {
             continue;
         };
         for (name, draft) in file.jails.map_or_else(Vec::new, |at| at.value.0) {
-            let Some((first, earlier, rank)) = index.get(&name.value).and_then(|at| drafts.get_mut(*at)) else {
+            let Some(earlier) = index.get(&name.value).and_then(|at| drafts.get_mut(*at)) else {
                 index.insert(name.value.clone(), drafts.len());
-                drafts.push((name, draft.value, text.rank));
+                let changes = change(&draft.value.raw).into_iter().collect();
+                drafts.push(Collected { name, draft: draft.value, rank: text.rank, changes });
                 continue;
             };
-            if text.rank < *rank {
-                let later = report.file_name(name.place.file).to_owned();
-                let problem = Problem::warning(first.place, format!("{later} comes later and overrides jail {:?}", name.value));
-                report.push(problem.help("give your own file a name that sorts after it, such as 90-local.toml"));
+            let later = report.file_name(name.place.file).to_owned();
+            if text.rank < earlier.rank {
+                let problem = Problem::warning(earlier.name.place, format!("{later} comes later and overrides jail {:?}", name.value));
+                report.push(problem.help(SORTS_AFTER));
+            } else {
+                earlier.tell_overruled(&draft.value.raw, &later, report);
             }
-            *rank = text.rank.max(*rank);
-            earlier.is_damaged |= draft.value.is_damaged;
-            earlier.raw.amend(draft.value.raw);
+            earlier.rank = text.rank.max(earlier.rank);
+            earlier.changes.extend(change(&draft.value.raw));
+            earlier.draft.is_damaged |= draft.value.is_damaged;
+            earlier.draft.raw.amend(draft.value.raw);
         }
     }
     (drafts, is_whole)
+}
+
+impl Collected {
+    /// A change that a later file says again has no effect. That a change overrules what brought the jail is what it is for.
+    fn tell_overruled(&self, later: &RawJail, file: &str, report: &mut Report) {
+        let later = RawJail { overrides: None, ..later.clone() }; // entries of it are added
+        for place in self.changes.iter().flat_map(|change| change.said_again(&later)) {
+            let problem = Problem::warning(place, format!("this has no effect: {file} comes later and says it again"));
+            report.push(problem.help(SORTS_AFTER));
+        }
+    }
+}
+
+fn change(raw: &RawJail) -> Option<RawJail> {
+    raw.on.is_none().then(|| raw.clone())
 }
 
 struct Resolver<'a> {

@@ -10,6 +10,7 @@ pub mod duration;
 pub mod files;
 pub mod filters;
 mod geo;
+mod glance;
 mod jails;
 mod notify;
 pub mod raw;
@@ -24,6 +25,7 @@ pub use accounts::AccountRules;
 pub use allow::{Allow, Mynetworks};
 pub use files::Paths;
 pub use filters::Filters;
+pub use glance::{Glance, glance};
 pub use notify::{Notify, Server};
 pub use report::Report;
 pub use settings::{BanRules, Control, Enforcement, Log, State};
@@ -61,6 +63,8 @@ pub struct Config {
     pub helper: Helper,
     pub notify: Notify,
     pub log: Log,
+    /// The files name a jail, be it enabled or not.
+    pub has_jails: bool,
     /// Warnings only.
     pub warnings: Report,
 }
@@ -99,6 +103,24 @@ pub fn load(paths: &Paths) -> Result<Config, Report> {
     resolve(&texts, paths, report)
 }
 
+/// As [`load`], for a daemon: without any jail or any filter it would run and do nothing, so that is a mistake.
+pub fn load_complete(paths: &Paths) -> Result<Config, Report> {
+    let config = load(paths)?;
+    let mut gaps = Report::default();
+    for (is_missing, what, dirs) in [
+        (!config.has_jails, "there is no jail: nothing would be banned", &paths.jail_dirs),
+        (config.filters.pattern_count() == 0, "there is no filter: no line would be recognised", &paths.filter_dirs),
+    ] {
+        if is_missing {
+            let places: Vec<String> = dirs.iter().map(|dir| format!("{}/*.toml", dir.display())).collect();
+            let help =
+                format!("read are {}; `make install` puts the shipped ones there, --config DIR names another place", places.join(" and "));
+            gaps.push(report::Problem::mistake(what).help(help));
+        }
+    }
+    if gaps.is_empty() { Ok(config) } else { Err(gaps) }
+}
+
 /// As [`load`], from texts that are named as in a configuration directory: `mailwarden.toml`, `jail.d/a.toml`, `filters/postfix.toml`.
 pub fn load_texts(files: &[(&str, &str)]) -> Result<Config, Report> {
     let mut report = Report::default();
@@ -113,9 +135,10 @@ fn resolve(texts: &Texts, paths: &Paths, mut report: Report) -> Result<Config, R
     let accounts = AccountRules::resolve(value_or(main.accounts, Default::default()), &mut report);
     let lowercase = accounts.lowercase;
     let known = jails::Known { filters: filters.as_ref().map(Filters::names), is_partial: texts.is_partial, lowercase };
-    let jails = jails::resolve(texts, &known, &mut report);
+    let jails::Resolved { jails, has_any } = jails::resolve(texts, &known, &mut report);
     let config = Config {
         jails,
+        has_jails: has_any,
         filters: filters.unwrap_or_default(),
         notify: Notify::resolve(value_or(main.notify, Default::default()), &accounts, &mut report),
         accounts,

@@ -176,6 +176,12 @@ macro_rules! raw {
         pub struct $name { $($(#[$fmeta])* pub $field: Option<$crate::config::read::At<$type>>),+ }
         impl $name {
             pub const KEYS: &'static [&'static str] = &[$($($key),+),+];
+            /// The places of what `later` says again.
+            pub fn said_again(&self, later: &Self) -> Vec<$crate::config::report::Place> {
+                let mut places = Vec::new();
+                $(if let (Some(here), Some(_)) = (&self.$field, &later.$field) { places.push(here.place); })+
+                places
+            }
             /// What `later` says counts, the rest stays.
             pub fn overlay(&mut self, later: Self) { $(if later.$field.is_some() { self.$field = later.$field; })+ }
         }

@@ -71,6 +71,10 @@ impl Problem {
     pub fn warning(place: Place, message: impl Into<String>) -> Self {
         Problem { severity: Severity::Warning, ..Problem::error(place, message) }
     }
+    /// As [`Problem::notice`], and the configuration is refused for it.
+    pub fn mistake(message: impl Into<String>) -> Self {
+        Problem { severity: Severity::Error, ..Problem::notice(message) }
+    }
     /// About the host or the configuration as a whole.
     pub fn notice(message: impl Into<String>) -> Self {
         Problem { severity: Severity::Warning, place: None, message: message.into(), label: String::new(), help: None }

@@ -267,7 +267,7 @@ pub(super) fn unplaced<T>(list: Vec<At<T>>) -> Vec<T> {
     list.into_iter().map(|at| at.value).collect()
 }
 
-fn is_table_name(name: &str) -> bool {
+pub(super) fn is_table_name(name: &str) -> bool {
     name.len() <= TABLE_NAME_BYTES_MAX
         && name.starts_with(|c: char| c.is_ascii_alphabetic())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')

@@ -35,10 +35,14 @@ impl Client {
         self.receive()?.ok_or_else(|| ClientError::Failed("the daemon closed the connection without an answer; its log says why".into()))
     }
 
+    /// A daemon that hangs up before it has read everything has said why: that is what is read next.
     pub fn send(&mut self, request: &Request) -> Result<(), ClientError> {
         let mut text = serde_json::to_vec(request).map_err(|error| ClientError::Failed(error.to_string()))?;
         text.push(b'\n');
-        self.stream.get_mut().write_all(&text).map_err(|error| explain(&self.path, &error))
+        match self.stream.get_mut().write_all(&text) {
+            Err(error) if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => Err(explain(&self.path, &error)),
+            _ => Ok(()),
+        }
     }
 
     /// The next answer; `None` when the daemon has closed the connection.

@@ -6,7 +6,7 @@ pub mod client;
 pub mod server;
 
 use ipnetwork::IpNetwork;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::engine::jail::Scope;
 
@@ -97,6 +97,8 @@ pub enum Code {
     Refused,
     NotFound,
     BadRequest,
+    /// What was asked for can never be right: exit status 2.
+    Usage,
     Forbidden,
 }
 
@@ -121,6 +123,8 @@ impl Response {
 /// A ban as `list` and `why` show it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BanView {
+    /// A network, or the bare address of a single host.
+    #[serde(serialize_with = "bare")]
     pub ip: IpNetwork,
     pub scope: Scope,
     pub jail: String,
@@ -131,6 +135,10 @@ pub struct BanView {
     pub reason: String,
     pub cause: String,
     pub earlier_bans: u32,
+}
+
+fn bare<S: Serializer>(net: &IpNetwork, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&crate::address::display(*net))
 }
 
 /// An account that is stopped, as `list locks` shows it.

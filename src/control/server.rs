@@ -83,7 +83,10 @@ pub async fn serve(listener: UnixListener, path: PathBuf, access: Access, core: 
             },
             _ = &mut stop => break,
         };
-        let Ok(permit) = permits.clone().try_acquire_owned() else { continue };
+        let Ok(permit) = permits.clone().try_acquire_owned() else {
+            turn_away(stream);
+            continue;
+        };
         let (access, core) = (access.clone(), core.clone());
         tokio::spawn(async move {
             // A client that goes away in the middle of its answer is its own affair.
@@ -92,6 +95,15 @@ pub async fn serve(listener: UnixListener, path: PathBuf, access: Access, core: 
         });
     }
     let _ = std::fs::remove_file(path);
+}
+
+/// One line, which a new connection always has room for: nobody waits here.
+fn turn_away(stream: UnixStream) {
+    let text = format!("{CONTROL_CONNECTIONS_MAX} connections are open, as many as there may be; try again when one has ended");
+    let Ok(mut line) = serde_json::to_vec(&Response::error(Code::Failed, text)) else { return };
+    line.push(b'\n');
+    // A client that has gone already is its own affair.
+    let _ = stream.into_std().and_then(|mut stream| io::Write::write_all(&mut stream, &line));
 }
 
 async fn converse(stream: UnixStream, access: &Access, core: &dyn Core) -> io::Result<()> {

@@ -281,7 +281,7 @@ impl Core {
             Request::Accounts { entered_by } => views::accounts(&self.engine, entered_by),
             Request::ListLocks => stops::list(self, now),
             Request::Why { subject } => {
-                let account = self.correlator.canonical_name(&subject);
+                let account = stops::name(self, &subject);
                 views::why(&self.engine, &subject, account)
             }
             Request::Monitor => Response::error(Code::BadRequest, "monitor is answered before it comes here"),
@@ -323,14 +323,15 @@ impl Core {
             // The asker may have gone.
             Some(answer) => drop(answer.send(response)),
             None => {
-                let level = if response.code == Code::Ok { log::Level::Info } else { log::Level::Error };
-                response.message.lines().for_each(|line| log::log!(level, "reload: {line}"));
+                // Warnings are in the log already.
+                let (level, lines) = if response.code == Code::Ok { (log::Level::Info, 1) } else { (log::Level::Error, usize::MAX) };
+                response.message.lines().take(lines).for_each(|line| log::log!(level, "reload: {line}"));
             }
         }
     }
 
     fn take_over(&mut self, Loaded { mut config, engine, geo }: Loaded) -> Response {
-        setup::warn_of(&config);
+        let warnings = setup::warn_of(&config);
         config.forget_texts();
         self.parser = Parser::new(config.filters.set.clone(), self.parser_options.clone());
         self.correlator.reconfigure(config.accounts.clone(), engine.allow.mynetworks.clone());
@@ -350,6 +351,9 @@ impl Core {
             text.push_str("; changes of [[source]], [trust], [enforcement], [helper] and [state] take effect with the next restart");
         }
         self.config = Arc::new(config);
+        if !warnings.is_empty() {
+            text.push_str(&format!("; with warnings:\n{warnings}"));
+        }
         Response::ok(text)
     }
 

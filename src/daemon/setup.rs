@@ -46,7 +46,8 @@ pub(super) struct Setup {
 
 pub(super) fn start(options: &Options) -> Result<(Setup, Inbox, ControlThread), String> {
     let paths = paths(options);
-    let mut config = config::load(&paths).map_err(|report| format!("the configuration has mistakes; nothing was started\n{report}"))?;
+    let mut config =
+        config::load_complete(&paths).map_err(|report| format!("the configuration has mistakes; nothing was started\n{report}"))?;
     let log_writer = logging::start(log_target(&config), log_level(&config));
     warn_of(&config);
     config.forget_texts();
@@ -126,7 +127,7 @@ pub(super) struct Loaded {
 
 /// Reads the configuration and asks the host what only it knows; takes a while.
 pub(super) fn load(paths: &Paths, geo: &Shared) -> Result<Loaded, String> {
-    let config = config::load(paths).map_err(|report| format!("the configuration has mistakes; nothing was changed\n{report}"))?;
+    let config = config::load_complete(paths).map_err(|report| format!("the configuration has mistakes; nothing was changed\n{report}"))?;
     let engine = engine_config(&config);
     let geo = geo::Reloaded::open(&config, geo);
     Ok(Loaded { config, engine, geo })
@@ -146,10 +147,13 @@ pub(super) fn paths(options: &Options) -> Paths {
     paths
 }
 
-pub(super) fn warn_of(config: &Config) {
-    for line in config.warnings.to_string().lines().filter(|line| !line.trim().is_empty()) {
+/// Into the log; says them again, for whoever asked.
+pub(super) fn warn_of(config: &Config) -> String {
+    let text = config.warnings.to_string();
+    for line in text.lines().filter(|line| !line.trim().is_empty()) {
         warn!("configuration: {line}");
     }
+    text
 }
 
 /// What the engine is made from, with what only the host knows; also on reload.
@@ -210,7 +214,12 @@ fn open_sources(
     for (id, spec) in (0..=u8::MAX).zip(specs) {
         let cursor = cursors.iter().find(|(name, _)| *name == spec.name).map(|(_, cursor)| cursor.as_str());
         match Source::open(spec, id, cursor, inherited, now) {
-            Ok(source) => sources.push(source),
+            Ok(source) => {
+                if let Some(problem) = source.stats().problem {
+                    warn!("source \"{}\": {problem}", spec.name);
+                }
+                sources.push(source);
+            }
             Err(error) => troubles.push(format!("source \"{}\": {error}", spec.name)),
         }
     }

@@ -7,8 +7,9 @@ use serde_json::json;
 use super::core::Core;
 use crate::control::{Code, Request, Response, StopView};
 use crate::engine::account::{Hindrance, Stopped};
-use crate::engine::decision::{Command, Reply};
+use crate::engine::decision::{Command, Reply, Subject};
 use crate::limits::ACCOUNT_BYTES_MAX;
+use crate::shell;
 use crate::time::Timestamp;
 
 pub(super) fn list(core: &Core, now: Timestamp) -> Response {
@@ -34,7 +35,7 @@ fn parked_view(account: &str, count: usize, oldest: Timestamp) -> StopView {
         since: oldest.rfc3339(),
         until: None,
         remaining_seconds: None,
-        reason: format!("{count} messages are on hold until `mailwarden release {account}`"),
+        reason: format!("{count} messages are on hold until `mailwarden release {}`", shell::word(account)),
         cause: String::new(),
         parked: count,
     }
@@ -62,17 +63,19 @@ pub(super) fn is_about_account(request: &Request) -> bool {
 }
 
 pub(super) fn command(core: &mut Core, request: Request, now: Timestamp) -> Response {
-    let (Request::Lock { account: shown, .. }
-    | Request::Unlock { account: shown }
-    | Request::Hold { account: shown, .. }
-    | Request::Release { account: shown, .. }) = &request
+    let (Request::Lock { account: written, .. }
+    | Request::Unlock { account: written }
+    | Request::Hold { account: written, .. }
+    | Request::Release { account: written, .. }) = &request
     else {
         return Response::error(Code::BadRequest, "no command about an account");
     };
-    if let Some(mistake) = mistake(shown) {
-        return Response::error(Code::Refused, mistake);
+    let account = name(core, written);
+    let is_stopped_anew = matches!(request, Request::Lock { .. } | Request::Hold { .. });
+    if let Some(mistake) = mistake(written).filter(|_| is_stopped_anew && !is_known(core, &account)) {
+        return Response::error(Code::Usage, mistake);
     }
-    let account = core.correlator.canonical_name(shown);
+    let shown = shell::shown(&account);
     match request {
         Request::Lock { seconds, full, reason, .. } => {
             let command = Command::Lock { account: account.clone(), duration: seconds.map(Duration::from_secs), full, reason };
@@ -86,9 +89,9 @@ pub(super) fn command(core: &mut Core, request: Request, now: Timestamp) -> Resp
         Request::Unlock { .. } => {
             let reply = core.engine.handle_command(Command::Unlock { account: account.clone() }, now);
             let parked = core.effects.stopping.parked(&account);
-            let rest =
-                if parked == 0 { String::new() } else { format!("; {parked} messages stay on hold until `mailwarden release {account}`") };
-            freed(reply, format!("unlocked {account}{rest}"), format!("{account} is not locked"))
+            let release = format!("mailwarden release {}", shell::word(&account));
+            let rest = if parked == 0 { String::new() } else { format!("; {parked} messages stay on hold until `{release}`") };
+            freed(reply, format!("unlocked {shown}{rest}"), format!("{shown} is not locked"))
         }
         Request::Release { some: Some(count), .. } => release_some(core, &account, count, now),
         Request::Release { some: None, .. } => {
@@ -98,17 +101,24 @@ pub(super) fn command(core: &mut Core, request: Request, now: Timestamp) -> Resp
             if reply == Reply::NotFound && parked > 0 {
                 return release_some(core, &account, u32::MAX, now);
             }
-            freed(
-                reply,
-                format!("released {account}, {parked} messages go on"),
-                format!("{account} is not held, and none of its messages is"),
-            )
+            freed(reply, format!("released {shown}, {parked} messages go on"), format!("{shown} is not held, and none of its messages is"))
         }
         _ => Response::error(Code::BadRequest, "no command about an account"),
     }
 }
 
-/// A name goes to Postfix, to hooks and to terminals.
+/// The name of an account on the books that an operator means: what the log brought there has every name, however odd, as it is
+/// written; else the canonical one.
+pub(super) fn name(core: &mut Core, written: &str) -> String {
+    if is_known(core, written) { written.to_owned() } else { core.correlator.canonical_name(written) }
+}
+
+fn is_known(core: &Core, name: &str) -> bool {
+    let has_history = || core.engine.why(&Subject::Account(name.to_owned())).account.is_some();
+    core.effects.stopping.parked(name) > 0 || has_history()
+}
+
+/// A new name goes to Postfix, to hooks and to terminals.
 fn mistake(name: &str) -> Option<String> {
     if name.is_empty() || name.len() > ACCOUNT_BYTES_MAX {
         return Some(format!("an account's name has 1 to {ACCOUNT_BYTES_MAX} bytes"));
@@ -122,15 +132,16 @@ fn stopped(core: &Core, reply: Reply, account: &str, hindrance: Hindrance) -> Re
         Hindrance::Locked => ("locked", "would be locked"),
         Hindrance::Held => ("held", "would be held"),
     };
+    let shown = shell::shown(account);
     let changed = match reply {
         Reply::Done { changed } => changed,
         Reply::Refused(why) => return Response::error(Code::Refused, why),
-        Reply::NotFound => return Response::error(Code::NotFound, format!("there is no account {account}")),
+        Reply::NotFound => return Response::error(Code::NotFound, format!("there is no account {shown}")),
     };
     let text = match (core.effects.stopping.carries_out(hindrance), changed) {
-        (true, 0) => format!("{account} is {done} already, and for as long"),
-        (true, _) => format!("{done} {account}"),
-        (false, _) => format!("{account} {would}, but there is no way to carry that out: no policy socket, no helper (docs/accounts.md)"),
+        (true, 0) => format!("{shown} is {done} already, and for as long"),
+        (true, _) => format!("{done} {shown}"),
+        (false, _) => format!("{shown} {would}, but there is no way to carry that out: no policy socket, no helper (docs/accounts.md)"),
     };
     Response { data: json!({ "changed": changed, "account": account }), ..Response::ok(text) }
 }
@@ -147,8 +158,9 @@ fn freed(reply: Reply, done: String, not_found: String) -> Response {
 fn release_some(core: &mut Core, account: &str, count: u32, now: Timestamp) -> Response {
     let stop = core.engine.stopped().find(|stopped| stopped.name == account && stopped.hindrance == Hindrance::Held);
     let gone = core.effects.let_go(account, count as usize, stop.map_or(0, |stopped| stopped.stop.id), now);
+    let shown = shell::shown(account);
     match gone {
-        0 => Response::error(Code::NotFound, format!("no message of {account} is on hold that mailwarden knows of")),
-        gone => Response { data: json!({ "changed": gone }), ..Response::ok(format!("{gone} messages of {account} go on")) },
+        0 => Response::error(Code::NotFound, format!("no message of {shown} is on hold that mailwarden knows of")),
+        gone => Response { data: json!({ "changed": gone }), ..Response::ok(format!("{gone} messages of {shown} go on")) },
     }
 }

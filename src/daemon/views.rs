@@ -18,6 +18,11 @@ use crate::geo::Look;
 use crate::source::{Source, SourceStats};
 use crate::time::Timestamp;
 
+/// The widest networks that are banned without `--force`: the largest blocks that a registry has given to anybody.
+const BAN_PREFIX_MIN_IPV4: u8 = 8;
+const BAN_PREFIX_MIN_IPV6: u8 = 19;
+/// Networks that the answer to an `unban` names for each that was asked for.
+const LIFTED_SHOWN: usize = 100;
 /// Bans on one page of `list`.
 const PAGE_BANS: usize = 1_000;
 
@@ -108,7 +113,7 @@ fn view(ban: Ban, now: Timestamp) -> BanView {
 pub(super) fn why(engine: &Engine, subject: &str, account: String) -> Response {
     let why = engine.why(&parse_subject(subject, account));
     if why.is_empty() {
-        return Response::error(Code::NotFound, format!("nothing is known about {subject}"));
+        return Response::error(Code::NotFound, format!("nothing is known about {}", crate::shell::shown(subject)));
     }
     Response::data(&why)
 }
@@ -134,23 +139,55 @@ pub(super) fn command(engine: &mut Engine, request: Request, now: Timestamp) -> 
             let reason = if reason.is_empty() { "by hand".to_owned() } else { reason };
             let each = nets.into_iter().map(|net| {
                 let net = address::network(address::canonical(net.ip()), prefix(net));
-                (net, engine.handle_command(Command::Ban { net, duration, scope, reason: reason.clone(), force }, now))
+                let too_wide = too_wide(net).filter(|_| !force).map(Reply::Refused);
+                let ban = || Command::Ban { net, duration, scope, reason: reason.clone(), force };
+                (net, too_wide.unwrap_or_else(|| engine.handle_command(ban(), now)))
             });
             sum_up(each.collect(), "banned")
         }
-        Request::Unban { nets } => {
-            let each = nets.into_iter().map(|net| {
-                let net = address::network(address::canonical(net.ip()), prefix(net));
-                (net, engine.handle_command(Command::Unban { net }, now))
-            });
-            sum_up(each.collect(), "unbanned")
-        }
+        Request::Unban { nets } => unban(engine, nets, now),
         Request::UnbanAll => total(engine.handle_command(Command::UnbanAll, now), "lifted", "bans"),
         Request::Undo { since } => {
             total(engine.handle_command(Command::Undo { since: Timestamp::from_micros(since) }, now), "took back", "decisions")
         }
         _ => Response::error(Code::BadRequest, "no command"),
     }
+}
+
+/// An address may be shut out by the ban of a network, and a network be full of banned addresses: what was lifted is named.
+fn unban(engine: &mut Engine, nets: Vec<IpNetwork>, now: Timestamp) -> Response {
+    let (mut each, mut lifted, mut lines) = (Vec::new(), Vec::new(), Vec::new());
+    for net in nets {
+        let net = address::network(address::canonical(net.ip()), prefix(net));
+        let found = engine.bans_on(net);
+        let reply = engine.handle_command(Command::Unban { net }, now);
+        if matches!(reply, Reply::Done { .. }) {
+            if found != [net] {
+                lines.push(format!("lifted for {}: {}", address::display(net), names(&found)));
+            }
+            lifted.extend(found.into_iter().map(address::display));
+        }
+        each.push((net, reply));
+    }
+    let mut response = sum_up(each, "unbanned");
+    lines.insert(0, response.message);
+    response.message = lines.join("\n");
+    response.data["lifted"] = json!(lifted);
+    response
+}
+
+fn names(nets: &[IpNetwork]) -> String {
+    let mut names: Vec<String> = nets.iter().take(LIFTED_SHOWN).map(|net| address::display(*net)).collect();
+    if let Some(more) = nets.len().checked_sub(LIFTED_SHOWN).filter(|more| *more > 0) {
+        names.push(format!("and {more} more (--json names them)"));
+    }
+    names.join(", ")
+}
+
+/// A slip of the finger must not shut out a continent.
+fn too_wide(net: IpNetwork) -> Option<String> {
+    let shortest = if net.is_ipv4() { BAN_PREFIX_MIN_IPV4 } else { BAN_PREFIX_MIN_IPV6 };
+    (net.prefix() < shortest).then(|| format!("wider than /{shortest}; use --force if you mean it"))
 }
 
 /// An IPv4-mapped network is the IPv4 network.

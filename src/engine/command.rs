@@ -149,17 +149,29 @@ impl Engine {
         Reply::Done { changed: usize::from(matches!(added, Added::New | Added::Prolonged)) }
     }
 
+    /// The networks whose bans an `unban` of `net` would lift.
+    pub fn bans_on(&self, net: IpNetwork) -> Vec<IpNetwork> {
+        let mut nets: Vec<IpNetwork> = self.entries_on(Subnet::new(net)).iter().map(|entry| entry.key().subnet.to_network()).collect();
+        nets.sort_unstable();
+        nets.dedup();
+        nets
+    }
+
     /// Lifts what keeps the network out, wider bans included, and what was banned within it.
     fn unban(&mut self, subnet: Subnet) -> Reply {
+        match self.lift_all(&self.entries_on(subnet), "lifted by the operator") {
+            0 => Reply::NotFound,
+            changed => Reply::Done { changed },
+        }
+    }
+
+    fn entries_on(&self, subnet: Subnet) -> Vec<Entry> {
         let mut found: Vec<Entry> = self.ledger.holding(subnet).into_iter().copied().collect();
         if subnet.prefix < 128 {
             found.extend(self.ledger.iter().filter(|entry| entry.key().subnet != subnet && subnet.contains(entry.key().subnet)).copied());
         }
         found.sort_by_key(|entry| (entry.since, entry.key()));
-        match self.lift_all(&found, "lifted by the operator") {
-            0 => Reply::NotFound,
-            changed => Reply::Done { changed },
-        }
+        found
     }
 
     /// Bans that were lifted were mistakes: they make no later one longer.

@@ -12,6 +12,7 @@ use crate::address::display;
 use crate::engine::decision::{Cause, Subject, Verb};
 use crate::engine::jail::Scope;
 use crate::limits::{DIGEST_FULL_MAX, DIGEST_LINES_MAX, EVIDENCE_LINES_MAX, PLACES_TOLD_MAX};
+use crate::shell;
 use crate::time::Timestamp;
 
 /// Characters of a name in a subject line.
@@ -212,7 +213,7 @@ fn done(notice: &Notice) -> &'static str {
 
 /// What to do now, and how to undo it.
 fn todo(notice: &Notice) -> String {
-    let account = shell_word(&name(notice));
+    let account = shell::word(&name(notice));
     let stopped = "
 What to do
   1. Reach the owner by telephone, not by mail: whoever has the password reads the mailbox.
@@ -277,8 +278,7 @@ pub fn in_header(name: &str) -> String {
 pub fn visible(text: &str, chars_max: usize) -> String {
     let mut out = String::new();
     for c in text.chars().take(chars_max) {
-        let hides = c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-        if hides {
+        if shell::is_hidden(c) {
             out.extend(c.escape_default());
         } else {
             out.push(c);
@@ -288,13 +288,6 @@ pub fn visible(text: &str, chars_max: usize) -> String {
         out.push('…');
     }
     out
-}
-
-/// As one word of a command line, whatever is in it.
-fn shell_word(word: &str) -> String {
-    let shown = visible(word, LINE_CHARS_MAX);
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '@' | '.' | '-' | '_' | '+' | '/' | ':');
-    if !shown.is_empty() && shown.chars().all(is_plain) { shown } else { format!("'{}'", shown.replace('\'', r"'\''")) }
 }
 
 #[cfg(test)]
@@ -358,9 +351,8 @@ pub(in crate::notify) mod tests {
             assert!(!text.body.contains(['\r', '\u{202e}']), "{:?}", text.body);
             assert!(!text.body.lines().any(|line| line.starts_with("Bcc")), "{:?}", text.body);
         }
-        assert_eq!(shell_word("a';id;'b"), r"'a'\'';id;'\''b'");
-        assert_eq!(shell_word("$(id)"), "'$(id)'");
-        assert_eq!(shell_word("anna@example.org"), "anna@example.org");
+        let body = to_admin(&[&notice(1, Verb::Lock, "x;id>/tmp/PWNED;@b.example\u{1b}")], "mx1").body;
+        assert!(body.contains("mailwarden unlock '\"x;id>/tmp/PWNED;@b.example\\u001b\"' "), "{body}");
         assert_eq!(in_header(&"a".repeat(500)).chars().count(), NAME_IN_SUBJECT_MAX + 1);
     }
 

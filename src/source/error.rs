@@ -72,7 +72,7 @@ impl fmt::Display for SourceError {
             SourceError::UnknownGroup { group } => write!(f, "unknown group \"{group}\" for the syslog socket"),
             SourceError::CannotRun { command, error } => write!(
                 f,
-                "cannot run {}: {}; the journal source needs it: install systemd, set journalctl = \"PATH\", or use the file or socket source",
+                "cannot run {}: {}; the journal source needs it: install systemd, set command = \"PATH\" in its [[source]], or use the file or socket source",
                 command.display(),
                 words(error)
             ),
@@ -89,5 +89,17 @@ pub(super) fn words(error: &io::Error) -> String {
         io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
         io::ErrorKind::NotFound => "not found".to_owned(),
         _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_remedy_names_a_key_that_there_is() {
+        let error = SourceError::CannotRun { command: "journalctl".into(), error: io::ErrorKind::NotFound.into() }.to_string();
+        assert!(error.contains("set command = "), "{error}");
+        assert!(crate::config::raw::RawSource::KEYS.contains(&"command"));
     }
 }

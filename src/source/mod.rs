@@ -20,7 +20,7 @@ mod syslog_socket;
 use std::os::fd::BorrowedFd;
 
 pub use error::SourceError;
-pub use file::FileSource;
+pub use file::{Doubt, FileSource};
 pub use inherited::Inherited;
 pub use journal::JournalSource;
 pub use origin::{Origin, Sender, Trust};

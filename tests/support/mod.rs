@@ -151,8 +151,10 @@ impl Host {
         self.ok(["list", "--json"]).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
+    /// `203.0.113.1/32` is the address as well.
     pub fn is_banned(&self, net: &str) -> bool {
-        self.bans().iter().any(|ban| ban["ip"] == net)
+        let net = mailwarden::address::display(net.parse().unwrap());
+        self.bans().iter().any(|ban| ban["ip"] == *net)
     }
 
     pub fn wait_banned(&self, net: &str) {

@@ -9,6 +9,7 @@ mod siblings;
 mod tail;
 mod watch;
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -99,7 +100,12 @@ impl FileSource {
     }
 
     pub fn stats(&self) -> SourceStats {
-        self.intake.stats.clone()
+        let mut stats = self.intake.stats.clone();
+        // Asked only where it matters: files that are trusted are the rule.
+        if stats.problem.is_none() && self.tails.last().is_some_and(|tail| !tail.trusted) {
+            stats.problem = Doubt::of(&self.path, self.trusted).map(|doubt| doubt.to_string());
+        }
+        stats
     }
 
     /// Reads every file to its end, oldest first. False when the quota was used up.
@@ -359,6 +365,40 @@ struct Quota {
     lines: usize,
     fills: usize,
 }
+
+/// Why the lines of a file are not believed, although nobody said so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doubt {
+    pub reason: String,
+    pub remedy: String,
+}
+
+impl Doubt {
+    /// `None`: they are believed; or the operator has decided, or there is no file.
+    pub fn of(path: &Path, trusted: Option<bool>) -> Option<Doubt> {
+        let metadata = fs::metadata(path).ok().filter(|_| trusted.is_none())?;
+        let (mode, shown) = (metadata.mode() & 0o7777, path.display());
+        let (what, command) = if mode & OTHERS_WRITE != 0 {
+            (format!("has mode {mode:04o}, so others than its owner can write into it"), format!("chmod go-w {shown}"))
+        } else if !is_log_owner(metadata.uid()) {
+            let owner = User::from_uid(metadata.uid().into()).ok().flatten().map_or_else(|| metadata.uid().to_string(), |user| user.name);
+            (format!("belongs to {owner}, who is no logger"), format!("chown root {shown}"))
+        } else {
+            return None;
+        };
+        let reason = format!("its lines ban and lock nobody: {shown} {what}");
+        Some(Doubt { reason, remedy: format!("{command}, or say trusted = true in its [[source]]") })
+    }
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.reason, self.remedy)
+    }
+}
+
+/// Write permission of group and others.
+const OTHERS_WRITE: u32 = 0o022;
 
 /// Whether only a logger can have made a file of this owner.
 fn is_log_owner(uid: u32) -> bool {

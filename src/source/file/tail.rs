@@ -196,7 +196,7 @@ impl Tail {
         let metadata = self.file.metadata()?;
         self.modified_nanos = modified_nanos(&metadata);
         self.is_unlinked = metadata.nlink() == 0;
-        self.trusted = metadata.mode() & 0o022 == 0 && super::is_log_owner(metadata.uid());
+        self.trusted = metadata.mode() & super::OTHERS_WRITE == 0 && super::is_log_owner(metadata.uid());
         Ok(metadata.len())
     }
 }
