@@ -283,6 +283,79 @@ fn all_are_in_the_kernel() {
 }
 
 #[test]
+fn bans_stay_in_the_kernel_when_the_state_is_lost() {
+    inside("bans_stay_in_the_kernel_when_the_state_is_lost", || {
+        let (bad, good) = network();
+        let mut daemon = daemon("");
+        daemon.start();
+        daemon.ok(["ban", "--for", "1h", &bad.v4().to_string(), &format!("2001:db8:{}::/64", bad.number)]);
+        daemon.ok(["ban", "--for", "forever", "--scope", "all", "203.0.113.1"]);
+        let state = daemon.path("state");
+        let damage = |daemon: &mut Host| {
+            daemon.stop();
+            let mut bytes = std::fs::read(state.join("state.db")).unwrap();
+            bytes[..3_000].fill(0x55);
+            std::fs::write(state.join("state.db"), bytes).unwrap();
+        };
+        let remove = |daemon: &mut Host| {
+            daemon.kill();
+            std::fs::remove_dir_all(&state).unwrap();
+        };
+        for lose in [&damage as &dyn Fn(&mut Host), &remove] {
+            lose(&mut daemon);
+            cut_off(&bad, 25);
+            daemon.start();
+            cut_off(&bad, 25);
+            reaches(&good, 25);
+            let found = daemon.bans();
+            assert_eq!(found.len(), 3, "{found:?}");
+            assert!(found.iter().all(|ban| ban["jail"] == "recovered"), "{found:?}");
+            // They end when they would have ended.
+            let hours = found.iter().filter(|ban| ban["remaining_seconds"].as_u64().is_some_and(|left| (3_400..=3_600).contains(&left)));
+            assert!(hours.count() == 2 && found.iter().any(|ban| ban["until"].is_null()), "{found:?}");
+            assert!(daemon.log().contains("stay in force"));
+            // They are remembered from here on, and are lifted as any other.
+            daemon.stop();
+            daemon.start();
+            assert_eq!(daemon.bans().len(), 3);
+            cut_off(&bad, 25);
+        }
+        daemon.ok(["unban", &bad.v4().to_string(), &bad.v6().to_string()]);
+        reaches(&bad, 25);
+    });
+}
+
+#[test]
+fn a_loss_of_state_is_told_until_it_is_seen_to() {
+    inside("a_loss_of_state_is_told_until_it_is_seen_to", || {
+        let mut daemon = daemon("");
+        daemon.start();
+        daemon.stop();
+        let path = daemon.path("state/state.db");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[..3_000].fill(0x55);
+        std::fs::write(path, bytes).unwrap();
+        for _ in 0..2 {
+            daemon.start();
+            let status = daemon.status();
+            let problem = status["state"]["problem"].as_str().unwrap();
+            assert!(problem.contains("was damaged") && problem.contains("state.db.corrupt-"), "{problem}");
+            assert!(daemon.ok(["status"]).contains("state     PROBLEM: bans"), "{}", daemon.ok(["status"]));
+            daemon.stop();
+        }
+        daemon.start();
+        for entry in std::fs::read_dir(daemon.path("state"))
+            .unwrap()
+            .flatten()
+            .filter(|entry| entry.file_name().to_string_lossy().contains("corrupt"))
+        {
+            std::fs::remove_file(entry.path()).unwrap();
+        }
+        wait_for("it is seen to", || daemon.status()["state"]["problem"].is_null());
+    });
+}
+
+#[test]
 fn teardown_waits_for_the_daemon_to_stop() {
     inside("teardown_waits_for_the_daemon_to_stop", || {
         let (bad, _) = network();

@@ -36,8 +36,9 @@ fn print(status: &Value) -> io::Result<()> {
     for source in status["sources"].as_array().into_iter().flatten() {
         writeln!(out, "source    {}", source_line(source))?;
     }
-    for problem in [&status["state"]["problem"]].into_iter().filter_map(|problem| problem.as_str()) {
-        writeln!(out, "state     NOT SAVED: {}", table::printable(problem))?;
+    if let Some(problem) = status["state"]["problem"].as_str() {
+        let what = if status["state"]["saved"] == true { "PROBLEM" } else { "NOT SAVED" };
+        writeln!(out, "state     {what}: {}", table::printable(problem))?;
     }
     for forged in status["engine"]["forged"].as_array().into_iter().flatten() {
         writeln!(

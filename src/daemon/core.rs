@@ -336,7 +336,7 @@ impl Core {
         }
         self.next_tick = Instant::now() + TICK;
         self.parser.set_reference(now);
-        self.effects.firewall.tick(&self.engine);
+        self.effects.firewall.tick(&mut self.engine, now);
         // A lock that nothing carries out must not be called one.
         self.engine.observe_accounts(!self.effects.has_lock_path());
         self.effects.chase(&self.engine, &self.correlator, now);

@@ -44,6 +44,8 @@ pub(super) struct Effects {
     troubles: HashMap<usize, (String, Instant)>,
     store_problem: Option<String>,
     bans_missing: u64,
+    /// The tables of the firewall that the state tells of.
+    tables: Vec<String>,
     last_prune: Instant,
     told: Told,
 }
@@ -56,7 +58,14 @@ struct Told {
 }
 
 impl Effects {
-    pub(super) fn new(firewall: Firewall, store: Store, stopping: Stopping, notifier: Notifier, destroy_sockets: bool) -> Effects {
+    pub(super) fn new(
+        firewall: Firewall,
+        tables: Vec<String>,
+        store: Store,
+        stopping: Stopping,
+        notifier: Notifier,
+        destroy_sockets: bool,
+    ) -> Effects {
         Effects {
             firewall,
             store,
@@ -67,6 +76,7 @@ impl Effects {
             troubles: HashMap::new(),
             store_problem: None,
             bans_missing: 0,
+            tables,
             last_prune: Instant::now(),
             told: Told { second: Instant::now(), told: 0, untold: 0 },
         }
@@ -144,6 +154,11 @@ impl Effects {
             self.bans_missing = health.bans_missing();
             self.store.replace_bans(engine.bans().collect(), now);
             self.store.replace_stopped(engine.stopped().collect());
+            self.tables.clear();
+        }
+        if let Some(tables) = self.firewall.tables().filter(|tables| *tables != self.tables) {
+            self.store.note_tables(tables.clone());
+            self.tables = tables;
         }
         if self.store_problem.as_deref() != health.problem() {
             self.store_problem = health.problem().map(str::to_owned);

@@ -9,11 +9,13 @@ use log::{error, info, warn};
 use crate::address::display;
 use crate::enforce::nft::{Change, Element, Kernel, KernelStatus, Key, NetlinkKernel, NftError, NftOptions};
 use crate::enforce::reconcile::{Keeper, LIST_AT_START_MAX, Reconcile, Report};
-use crate::engine::Engine;
 use crate::engine::jail::Scope;
+use crate::engine::{Engine, RECOVERED};
 use crate::limits::BULK_ELEMENTS_MAX;
 use crate::time::Timestamp;
 
+/// Sets up to this size are read when their bans have to be taken over (1.6 s); those of larger ones end by their own time.
+const ADOPTED_MAX: usize = 250_000;
 /// How often a firewall that cannot be used is tried again.
 const RETRY: Duration = Duration::from_secs(10);
 /// How often the same trouble is told again.
@@ -35,6 +37,8 @@ pub(super) struct Firewall {
     owed: HashSet<Key>,
     /// Bans that the kernel did not take.
     pub(super) refused: u64,
+    /// The state knows nothing of what is in the kernel: that stays, and becomes known.
+    adopts: bool,
 }
 
 type Open = Box<dyn FnMut() -> Result<Box<dyn Kernel>, NftError>>;
@@ -48,12 +52,15 @@ enum State {
 impl Firewall {
     /// Opens the kernel's firewall and brings it in line with the ledger. When it cannot be used the daemon runs all the
     /// same, says so, and tries again.
-    pub(super) fn open(options: NftOptions, dry_run: bool, engine: &Engine, now: Timestamp) -> Firewall {
+    ///
+    /// `tables` are those that bans of this state were written to; none, and what is in the kernel is taken over.
+    pub(super) fn open(options: NftOptions, dry_run: bool, tables: &[String], engine: &mut Engine, now: Timestamp) -> Firewall {
         let mut firewall = Firewall::new(Box::new(move || Ok(Box::new(NetlinkKernel::start(options.clone())?))));
+        firewall.adopts = tables.is_empty();
         if dry_run {
             firewall.state = State::DryRun;
             info!("dry run: nothing is enforced");
-        } else if firewall.connect() {
+        } else if firewall.connect() && firewall.adopt(engine, now) {
             firewall.catch_up(engine, now);
         }
         firewall
@@ -69,6 +76,7 @@ impl Firewall {
             failures: 0,
             owed: HashSet::new(),
             refused: 0,
+            adopts: false,
         }
     }
 
@@ -145,12 +153,15 @@ impl Firewall {
     }
 
     /// Every tick: a firewall that was down is tried again, one that somebody damaged is put back.
-    pub(super) fn tick(&mut self, engine: &Engine) {
+    pub(super) fn tick(&mut self, engine: &mut Engine, now: Timestamp) {
         if let State::Down { retry, .. } = &self.state
             && *retry <= Instant::now()
             && self.connect()
         {
             self.keeper.request();
+        }
+        if !self.adopt(engine, now) {
+            return;
         }
         self.pay(engine);
         let State::Up(kernel) = &mut self.state else { return };
@@ -184,9 +195,44 @@ impl Firewall {
                 true
             }
             Err(error) => {
+                // Bans of another daemon are not ours.
+                self.adopts &= !matches!(error, NftError::Owned { .. });
                 self.fail(&error);
                 false
             }
+        }
+    }
+
+    /// Takes over the kernel's bans, where the state knows nothing of them. False: that is still to be done, and until then
+    /// none of them may be taken for one that nobody wants.
+    fn adopt(&mut self, engine: &mut Engine, now: Timestamp) -> bool {
+        if !self.adopts {
+            return true;
+        }
+        let State::Up(kernel) = &mut self.state else { return false };
+        match kernel.list(ADOPTED_MAX) {
+            Ok(listing) => {
+                self.adopts = false;
+                let until = |element: &Element| element.timeout.map_or(Timestamp::NEVER, |left| now + left);
+                let found = listing.elements.iter().map(|element| (element.net, element.scope, until(element)));
+                let adopted = engine.adopt_bans(found);
+                if adopted > 0 {
+                    warn!("{adopted} bans in the kernel that the state knew nothing of stay in force (jail {RECOVERED})");
+                }
+                true
+            }
+            Err(error) => {
+                self.fail(&error);
+                false
+            }
+        }
+    }
+
+    /// Which tables hold bans of ours; `None`: nothing is in force.
+    pub(super) fn tables(&self) -> Option<Vec<String>> {
+        match &self.state {
+            State::Up(kernel) if !self.adopts => Some(vec![kernel.status().table]),
+            State::Up(_) | State::Down { .. } | State::DryRun => None,
         }
     }
 
@@ -352,7 +398,7 @@ mod tests {
         }
 
         fn tick(&mut self) {
-            self.firewall.tick(&self.engine);
+            self.firewall.tick(&mut self.engine, NOW);
             while self.firewall.is_busy() {
                 self.firewall.work(&self.engine, NOW);
             }

@@ -73,7 +73,7 @@ pub(super) fn start(options: &Options) -> Result<(Setup, Inbox, ControlThread), 
     // Before the firewall is compared with the ledger: a ban that is not in there is taken for one that nobody wants.
     engine.enter_restored_bans();
     let dry_run = options.dry_run || config.enforcement.dry_run;
-    let firewall = Firewall::open(nft_options(&config), dry_run, &engine, now);
+    let firewall = Firewall::open(nft_options(&config), dry_run, &loaded.tables, &mut engine, now);
     let mut inherited = Inherited::from_environment();
     let geo = Geo::start(&config, now);
     engine.set_geo(Arc::new(geo.shared.clone()));
@@ -87,7 +87,7 @@ pub(super) fn start(options: &Options) -> Result<(Setup, Inbox, ControlThread), 
     let setup = Setup {
         parser_options: parser_options(now),
         correlator: Correlator::new(config.accounts.clone(), trusted),
-        effects: Effects::new(firewall, store, stopping, notifier, config.enforcement.destroy_sockets),
+        effects: Effects::new(firewall, loaded.tables, store, stopping, notifier, config.enforcement.destroy_sockets),
         config: Arc::new(config),
         clock,
         trust,

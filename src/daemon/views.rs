@@ -46,7 +46,11 @@ pub(super) fn status(core: &mut Core, jail: Option<&str>, now: Timestamp) -> Res
             "refused": firewall.refused,
             "dropped_packets": firewall.dropped_packets(),
         },
-        "state": { "problem": health.problem(), "pending": health.state.pending + health.windows.pending, "lost": health.state.lost },
+        "state": {
+            "problem": health.problem().map(str::to_owned).or_else(|| health.loss()),
+            "saved": health.problem().is_none(),
+            "pending": health.state.pending + health.windows.pending, "lost": health.state.lost,
+        },
         "lines": core.counts,
         "sources": core.sources.iter().map(|source| SourceView::from(source.stats())).collect::<Vec<_>>(),
         "messages": core.correlator.stats().messages,

@@ -19,6 +19,7 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 
 pub use error::StoreError;
+pub use file::Aside;
 pub use state::{DecisionQuery, Reader};
 pub use windows::SavedWindows;
 
@@ -52,6 +53,9 @@ pub struct Loaded {
     pub parked: Vec<(String, QueuedMail)>,
     /// What people are still to be told, and what they were.
     pub outbox: Outbox,
+    /// Tables of the firewall that bans of this state were written to. None: whatever the firewall holds, this state knows
+    /// nothing of it.
+    pub tables: Vec<String>,
     /// Source name and position.
     pub cursors: Vec<(String, String)>,
     pub windows: SavedWindows,
@@ -81,6 +85,8 @@ pub struct FileHealth {
     pub lost: u64,
     /// Times that the file turned out damaged and was begun anew.
     pub rebuilt: u64,
+    /// Damaged files that were moved aside, until somebody takes them away.
+    pub asides: Vec<Aside>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -90,9 +96,23 @@ pub struct Health {
 }
 
 impl Health {
-    /// What `status` says; `None`: all is well.
+    /// Why nothing is saved; `None`: all is.
     pub fn problem(&self) -> Option<&str> {
         self.state.error.as_deref().or(self.windows.error.as_deref())
+    }
+
+    /// What was lost, for as long as nobody has seen to it.
+    pub fn loss(&self) -> Option<String> {
+        let (what, aside) = if let Some(aside) = self.state.asides.first() {
+            ("bans, holds and locks may have been lost: state.db", aside)
+        } else {
+            ("counts and histories were lost: windows.db", self.windows.asides.first()?)
+        };
+        let time = aside.time.map_or_else(String::new, |time| format!(" at {time}"));
+        Some(format!(
+            "{what} was damaged and begun anew{time}; the damaged file is {}: when you have looked at it, remove it, and this message ends",
+            aside.path.display()
+        ))
     }
 
     /// Bans may be missing on disk: hand the ledger to [`Store::replace_bans`] whenever this number has grown.
@@ -109,16 +129,34 @@ impl Store {
         file::make_directory(directory, &mut notices);
         let state_path = directory.join("state.db");
         let windows_path = directory.join("windows.db");
-        let (state, remembered) = file::open(&state_path, &state::SCHEMA, &mut notices, |connection| state::load(connection, now))?;
-        let (windows, cursors) = file::open(&windows_path, &windows::SCHEMA, &mut notices, windows::load_cursors)?;
-        let saved = SavedWindows::new(&windows_path, &windows);
+        let load = |connection: &_| state::load(connection, now);
+        let state = file::open(&state_path, &state::SCHEMA, &mut notices, load, |connection| state::salvage(connection, now))?;
+        let remembered = state.loaded;
+        if state.is_anew
+            && let Some(notice) = notices.last_mut()
+        {
+            let (bans, stops) = (remembered.bans.len(), remembered.stopped.len());
+            notice.push_str(&format!("; {bans} bans and {stops} holds and locks could still be read from it"));
+        } else if remembered.left_out > 0 {
+            notices.push(format!("{}: {} rows make no sense and are left out", state_path.display(), remembered.left_out));
+        }
+        let windows = file::open(&windows_path, &windows::SCHEMA, &mut notices, windows::load_cursors, |_| Vec::new())?;
+        let saved = SavedWindows::new(&windows_path, &windows.condition);
         let store = Store {
-            state: Writer::start("store-state", state_path.clone(), &state::SCHEMA, state, state::apply),
-            windows: Writer::start("store-windows", windows_path, &windows::SCHEMA, windows, windows::apply),
+            state: Writer::start("store-state", state_path.clone(), &state::SCHEMA, state.condition, state::apply),
+            windows: Writer::start("store-windows", windows_path, &windows::SCHEMA, windows.condition, windows::apply),
             state_path,
         };
-        let state::Remembered { bans, stopped, errands, parked, outbox } = remembered;
-        Ok((store, Loaded { bans, stopped, errands, parked, outbox, cursors, windows: saved, notices }))
+        if state.is_anew {
+            store.state.send(StateJob::Begin(Box::new(remembered.clone()), now), remembered.rows().max(1));
+        }
+        let state::Remembered { bans, stopped, errands, parked, outbox, tables, left_out: _ } = remembered;
+        Ok((store, Loaded { bans, stopped, errands, parked, outbox, tables, cursors: windows.loaded, windows: saved, notices }))
+    }
+
+    /// Keeps which tables of the firewall bans of this state were written to.
+    pub fn note_tables(&self, tables: Vec<String>) {
+        self.state.send(StateJob::Tables(tables), 1);
     }
 
     /// Keeps decisions, and the bans that they put in force or lift (unless they were only observed). False when too many wait and
