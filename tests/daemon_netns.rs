@@ -326,6 +326,43 @@ fn bans_stay_in_the_kernel_when_the_state_is_lost() {
 }
 
 #[test]
+fn what_a_dry_run_decided_never_comes_into_force() {
+    inside("what_a_dry_run_decided_never_comes_into_force", || {
+        let (bad, good) = network();
+        let mut daemon = daemon("").with(&["--dry-run"]);
+        daemon.start();
+        let text = daemon.ok(["ban", "--for", "1h", &good.v4().to_string(), &good.v6().to_string()]);
+        assert!(text.contains("would ban (dry run)"), "{text}");
+        assert!(daemon.ok(["lock", "anna@example.org"]).contains("would be locked"));
+        for ip in [bad.v4(), bad.v6()] {
+            (0..6).for_each(|n| daemon.send(sasl_failure(&ip.to_string(), &format!("user{n}@example.org"))));
+        }
+        daemon.wait_banned(&format!("{}/32", bad.v4()));
+        assert!(daemon.ok(["why", &bad.v4().to_string()]).contains("would be banned (dry run)"));
+        wait_for("it is in the log", || daemon.log().contains(&format!("dry run: would ban {}", bad.v4())));
+        daemon.kill();
+        let mut daemon = daemon.with(&[]);
+        daemon.start();
+        assert!(daemon.bans().is_empty(), "{:?}", daemon.bans());
+        assert!(daemon.ok(["list", "locks"]).contains("no account"));
+        reaches(&bad, SUBMISSION);
+        reaches(&good, 25);
+        let log = daemon.log();
+        assert_eq!(log.matches("what a dry run decided does not come into force").count(), 1, "{log}");
+        // A dry run changes nothing of what was in force, either.
+        daemon.ok(["ban", &bad.v4().to_string()]);
+        daemon.stop();
+        let mut daemon = daemon.with(&["--dry-run"]);
+        daemon.start();
+        assert!(daemon.bans().is_empty());
+        daemon.stop();
+        let mut daemon = daemon.with(&[]);
+        daemon.start();
+        assert!(daemon.is_banned(&format!("{}/32", bad.v4())));
+    });
+}
+
+#[test]
 fn a_loss_of_state_is_told_until_it_is_seen_to() {
     inside("a_loss_of_state_is_told_until_it_is_seen_to", || {
         let mut daemon = daemon("");

@@ -10,7 +10,7 @@ use super::{FAILED, Global, replay};
 use crate::control::client::Client;
 use crate::engine::snapshot::SnapshotRow;
 use crate::engine::{Engine, EngineConfig};
-use crate::store::Store;
+use crate::store::{Run, Store};
 use crate::time::Timestamp;
 
 #[derive(clap::Args, Debug)]
@@ -56,7 +56,7 @@ enum Failure {
 
 fn learn(setup: &Setup, files: &[PathBuf], directory: &Path) -> Result<String, Failure> {
     let now = Timestamp::from(SystemTime::now());
-    let (store, loaded) = Store::open(directory, now).map_err(|error| Failure::Because(error.to_string()))?;
+    let (store, loaded) = Store::open(directory, Run::Real, now).map_err(|error| Failure::Because(error.to_string()))?;
     if let Some(problem) = store.health().problem() {
         return Err(Failure::Because(format!("the state in {} cannot be written: {problem}", directory.display())));
     }

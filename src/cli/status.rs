@@ -54,7 +54,8 @@ fn print(status: &Value) -> io::Result<()> {
         writeln!(out, "account   {}", super::lock::sentence(stop))?;
     }
     writeln!(out, "accounts  {}", accounts(&status["engine"]))?;
-    writeln!(out, "bans      {} in force\n", status["engine"]["bans"])?;
+    let in_force = if status["firewall"]["dry_run"] == true { "would be in force (dry run)" } else { "in force" };
+    writeln!(out, "bans      {} {in_force}\n", status["engine"]["bans"])?;
     drop(out);
     jails(&status["engine"]["jails"]).print()
 }

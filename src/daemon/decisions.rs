@@ -117,7 +117,8 @@ impl Effects {
         self.firewall.remove(&removed);
         self.firewall.add(&added);
         // The thread that writes the log would take the processor when it is woken.
-        told.iter().for_each(|decision| log_one(decision, &self.stopping));
+        let is_dry_run = self.firewall.is_dry_run();
+        told.iter().for_each(|decision| log_one(decision, &self.stopping, is_dry_run));
         // Afterwards, or the client would connect again.
         if self.destroy_sockets && !self.firewall.is_dry_run() {
             self.closer.close(&added);
@@ -248,8 +249,11 @@ impl Told {
     }
 }
 
-fn log_one(decision: &Decision, stopping: &Stopping) {
-    let text = if stopping.is_only_a_word(decision) {
+fn log_one(decision: &Decision, stopping: &Stopping, is_dry_run: bool) {
+    let text = if is_dry_run && decision.verb != Verb::Alert && !stopping.is_only_a_word(decision) {
+        let would = if decision.observed { "" } else { "would " };
+        format!("dry run: {would}{}", sentence(decision))
+    } else if stopping.is_only_a_word(decision) {
         format!("would {}; there is no lock path (docs/accounts.md)", sentence(decision))
     } else {
         sentence(decision)

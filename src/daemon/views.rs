@@ -83,12 +83,12 @@ impl From<crate::source::SourceStats> for SourceView {
 }
 
 /// One page, by the time of the end.
-pub(super) fn bans(engine: &Engine, after: Option<(i64, IpNetwork, Scope)>, now: Timestamp) -> Response {
+pub(super) fn bans(core: &Core, after: Option<(i64, IpNetwork, Scope)>, now: Timestamp) -> Response {
     let after = after.map(|(until, net, scope)| (Timestamp::from_micros(until), net, scope));
-    let (bans, more) = engine.bans_after(after, PAGE_BANS);
+    let (bans, more) = core.engine.bans_after(after, PAGE_BANS);
     let next = bans.last().filter(|_| more).map(|ban| (ban.until.micros(), ban.net, ban.scope));
     let bans = bans.into_iter().map(|ban| view(ban, now)).collect();
-    Response::data(&BanPage { bans, next })
+    Response::data(&BanPage { bans, next, dry_run: core.effects.firewall.is_dry_run() })
 }
 
 fn view(ban: Ban, now: Timestamp) -> BanView {
@@ -107,12 +107,16 @@ fn view(ban: Ban, now: Timestamp) -> BanView {
 }
 
 /// `account` is the canonical name, should `subject` be no address.
-pub(super) fn why(engine: &Engine, subject: &str, account: String) -> Response {
-    let why = engine.why(&parse_subject(subject, account));
+pub(super) fn why(core: &Core, subject: &str, account: String) -> Response {
+    let why = core.engine.why(&parse_subject(subject, account));
     if why.is_empty() {
         return Response::error(Code::NotFound, format!("nothing is known about {subject}"));
     }
-    Response::data(&why)
+    let mut response = Response::data(&why);
+    if let Some(fields) = response.data.as_object_mut().filter(|_| core.effects.firewall.is_dry_run()) {
+        fields.insert("dry_run".to_owned(), true.into());
+    }
+    response
 }
 
 pub(super) fn accounts(engine: &Engine, entered_by: Option<IpAddr>) -> Response {
@@ -129,7 +133,10 @@ fn parse_subject(text: &str, account: String) -> Subject {
     }
 }
 
-pub(super) fn command(engine: &mut Engine, request: Request, now: Timestamp) -> Response {
+pub(super) fn command(core: &mut Core, request: Request, now: Timestamp) -> Response {
+    let is_dry_run = core.effects.firewall.is_dry_run();
+    let word = |real, dry| if is_dry_run { dry } else { real };
+    let engine = &mut core.engine;
     match request {
         Request::Ban { nets, seconds, scope, reason, force } => {
             let duration = seconds.map(Duration::from_secs);
@@ -138,18 +145,19 @@ pub(super) fn command(engine: &mut Engine, request: Request, now: Timestamp) -> 
                 let net = address::network(address::canonical(net.ip()), prefix(net));
                 (net, engine.handle_command(Command::Ban { net, duration, scope, reason: reason.clone(), force }, now))
             });
-            sum_up(each.collect(), "banned")
+            sum_up(each.collect(), word("banned", "would ban (dry run)"))
         }
         Request::Unban { nets } => {
             let each = nets.into_iter().map(|net| {
                 let net = address::network(address::canonical(net.ip()), prefix(net));
                 (net, engine.handle_command(Command::Unban { net }, now))
             });
-            sum_up(each.collect(), "unbanned")
+            sum_up(each.collect(), word("unbanned", "would unban (dry run)"))
         }
-        Request::UnbanAll => total(engine.handle_command(Command::UnbanAll, now), "lifted", "bans"),
+        Request::UnbanAll => total(engine.handle_command(Command::UnbanAll, now), word("lifted", "would lift (dry run)"), "bans"),
         Request::Undo { since } => {
-            total(engine.handle_command(Command::Undo { since: Timestamp::from_micros(since) }, now), "took back", "decisions")
+            let reply = engine.handle_command(Command::Undo { since: Timestamp::from_micros(since) }, now);
+            total(reply, word("took back", "would take back (dry run)"), "decisions")
         }
         _ => Response::error(Code::BadRequest, "no command"),
     }

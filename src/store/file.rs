@@ -208,6 +208,15 @@ pub(super) fn move_aside(path: &Path) -> std::io::Result<PathBuf> {
     Ok(aside)
 }
 
+/// Removes a file and its companions.
+pub(super) fn remove(path: &Path) -> std::io::Result<()> {
+    for suffix in COMPANIONS {
+        // Often there is none.
+        let _ = fs::remove_file(with_suffix(path, suffix));
+    }
+    fs::remove_file(path)
+}
+
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);

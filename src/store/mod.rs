@@ -1,4 +1,5 @@
-//! What outlives the daemon: bans, stopped accounts, errands of the helper and every decision in `state.db`, counts and source positions in `windows.db`.
+//! What outlives the daemon: bans, stopped accounts, errands of the helper and every decision in `state.db` (of a dry run: in
+//! `dry-run.db`), counts and source positions in `windows.db`.
 //!
 //! **Invariant:** nobody waits for the disk. Each file has a thread of its own that commits what has gathered in one
 //! transaction; a disk that is full or broken is reported ([`Store::health`]) and tried again, and enforcement goes on. A row that
@@ -41,6 +42,22 @@ pub struct Store {
     windows: Writer<Snapshot>,
 }
 
+/// Whose decisions are kept: those of a dry run stand in a file of their own, so that none of them ever comes into force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Run {
+    Real,
+    Dry,
+}
+
+impl Run {
+    const fn state_file(self) -> &'static str {
+        match self {
+            Run::Real => "state.db",
+            Run::Dry => "dry-run.db",
+        }
+    }
+}
+
 /// What was found at the start.
 pub struct Loaded {
     /// In force at `now`, one for each network and scope.
@@ -61,6 +78,8 @@ pub struct Loaded {
     pub windows: SavedWindows,
     /// What the operator must be told.
     pub notices: Vec<String>,
+    /// What became of a dry run's decisions.
+    pub dropped: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,13 +123,13 @@ impl Health {
     /// What was lost, for as long as nobody has seen to it.
     pub fn loss(&self) -> Option<String> {
         let (what, aside) = if let Some(aside) = self.state.asides.first() {
-            ("bans, holds and locks may have been lost: state.db", aside)
+            ("bans, holds and locks may have been lost", aside)
         } else {
-            ("counts and histories were lost: windows.db", self.windows.asides.first()?)
+            ("counts and histories were lost", self.windows.asides.first()?)
         };
         let time = aside.time.map_or_else(String::new, |time| format!(" at {time}"));
         Some(format!(
-            "{what} was damaged and begun anew{time}; the damaged file is {}: when you have looked at it, remove it, and this message ends",
+            "{what}: a file was damaged and begun anew{time}; the damaged file is {}: when you have looked at it, remove it, and this message ends",
             aside.path.display()
         ))
     }
@@ -121,13 +140,28 @@ impl Health {
     }
 }
 
+/// What a dry run decided is over with it. Says what that was.
+fn drop_dry_run(directory: &Path, now: Timestamp) -> Option<String> {
+    let path = directory.join(Run::Dry.state_file());
+    if !path.exists() {
+        return None;
+    }
+    let found = file::read_only(&path, |connection| state::load(connection, now)).unwrap_or_default();
+    let (bans, stops) = (found.bans.len(), found.stopped.len());
+    match file::remove(&path) {
+        Ok(()) => Some(format!("what a dry run decided does not come into force: {bans} bans and {stops} holds and locks are dropped")),
+        Err(error) => Some(format!("{} cannot be removed: {error}; what is in it does not come into force", path.display())),
+    }
+}
+
 impl Store {
     /// Opens or creates both files in `directory`. A damaged file is moved aside and begun anew, one that cannot be written is read
     /// as far as possible; both are told in [`Loaded::notices`]. The one error is a file of a newer version.
-    pub fn open(directory: &Path, now: Timestamp) -> Result<(Store, Loaded), StoreError> {
+    pub fn open(directory: &Path, run: Run, now: Timestamp) -> Result<(Store, Loaded), StoreError> {
         let mut notices = Vec::new();
         file::make_directory(directory, &mut notices);
-        let state_path = directory.join("state.db");
+        let state_path = directory.join(run.state_file());
+        let dropped = if run == Run::Real { drop_dry_run(directory, now) } else { None };
         let windows_path = directory.join("windows.db");
         let load = |connection: &_| state::load(connection, now);
         let state = file::open(&state_path, &state::SCHEMA, &mut notices, load, |connection| state::salvage(connection, now))?;
@@ -151,7 +185,7 @@ impl Store {
             store.state.send(StateJob::Begin(Box::new(remembered.clone()), now), remembered.rows().max(1));
         }
         let state::Remembered { bans, stopped, errands, parked, outbox, tables, left_out: _ } = remembered;
-        Ok((store, Loaded { bans, stopped, errands, parked, outbox, tables, cursors: windows.loaded, windows: saved, notices }))
+        Ok((store, Loaded { bans, stopped, errands, parked, outbox, tables, cursors: windows.loaded, windows: saved, notices, dropped }))
     }
 
     /// Keeps which tables of the firewall bans of this state were written to.
