@@ -363,6 +363,61 @@ fn what_a_dry_run_decided_never_comes_into_force() {
 }
 
 #[test]
+fn a_dry_run_says_what_the_kernel_still_enforces() {
+    inside("a_dry_run_says_what_the_kernel_still_enforces", || {
+        let (bad, good) = network();
+        let mut daemon = daemon("");
+        daemon.start();
+        daemon.ok(["ban", "--for", "1h", &bad.v4().to_string(), "198.51.7.0/24"]);
+        daemon.stop();
+        let mut daemon = daemon.with(&["--dry-run"]);
+        daemon.start();
+        bad.is_cut_off(server(0, 25));
+        let status = daemon.ok(["status"]);
+        let expected = "the kernel STILL ENFORCES 2 bans of an earlier run (table inet mailwarden; `mailwarden teardown --table mailwarden` removes them)";
+        assert!(status.contains(expected), "{status}");
+        assert!(daemon.log().contains(expected), "{}", daemon.log());
+        for arguments in [&["unban", &bad.v4().to_string()][..], &["unban", "198.51.7.9"], &["unban", "--all"]] {
+            let output = daemon.tool(arguments);
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.code() == Some(1) && text.contains("teardown --table mailwarden"), "{arguments:?}: {text}");
+        }
+        assert_eq!(daemon.tool(["unban", &good.v4().to_string()]).status.code(), Some(4));
+        // Which works while a dry run goes on.
+        daemon.ok(["teardown", "--table", "mailwarden"]);
+        reaches(&bad, 25);
+        assert!(!daemon.ok(["status"]).contains("STILL ENFORCES"));
+        daemon.stop();
+        let mut daemon = daemon.with(&[]);
+        daemon.start();
+        bad.is_cut_off(server(0, 25));
+    });
+}
+
+#[test]
+fn the_table_of_another_name_goes_when_the_new_one_is_in_force() {
+    inside("the_table_of_another_name_goes_when_the_new_one_is_in_force", || {
+        let (bad, good) = network();
+        let mut daemon = daemon("[enforcement]\ntable = \"old\"\n");
+        daemon.start();
+        daemon.ok(["ban", "--for", "1h", &bad.v4().to_string(), &good.v4().to_string()]);
+        daemon.stop();
+        let main = daemon.path("mailwarden.toml");
+        let text = std::fs::read_to_string(&main).unwrap();
+        std::fs::write(&main, text.replace("\"old\"", "\"new\"")).unwrap();
+        run("nft add table inet other");
+        daemon.start();
+        let mut tables: Vec<String> = run("nft list tables").lines().map(str::to_owned).collect();
+        tables.sort();
+        assert_eq!(tables, ["table inet new", "table inet other"]);
+        bad.is_cut_off(server(0, 25));
+        assert!(daemon.log().contains("removed the table inet old"), "{}", daemon.log());
+        daemon.ok(["unban", &good.v4().to_string()]);
+        good.reaches(server(0, 25));
+    });
+}
+
+#[test]
 fn a_loss_of_state_is_told_until_it_is_seen_to() {
     inside("a_loss_of_state_is_told_until_it_is_seen_to", || {
         let mut daemon = daemon("");

@@ -78,7 +78,8 @@ fn firewall(firewall: &Value) -> String {
         return format!("NOT ENFORCING: {problem}");
     }
     if firewall["dry_run"] == true {
-        return "dry run: nothing is enforced".to_owned();
+        let leftover = firewall["leftover"].as_str().map_or_else(String::new, |leftover| format!("; {leftover}"));
+        return format!("dry run: nothing is enforced{leftover}");
     }
     let features = firewall["features"].as_array().into_iter().flatten().map(text).collect::<Vec<_>>();
     let mut line = format!("table inet {} ({}), features: {}", text(&firewall["table"]), text(&firewall["mode"]), features.join(" "));

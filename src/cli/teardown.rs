@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 
 use super::{FAILED, Global};
+use crate::control::Request;
 use crate::control::client::Client;
 use crate::enforce::nft;
 
 pub(super) fn run(global: &Global, table: Option<String>) -> ExitCode {
-    if Client::connect(&global.socket).is_ok() {
+    if would_write_again(global) {
         eprintln!(
             "mailwarden: the daemon is running and would write its bans again; stop it first (systemctl stop mailwardend), or use: mailwarden unban --all"
         );
@@ -23,6 +24,13 @@ pub(super) fn run(global: &Global, table: Option<String>) -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// A dry run writes nothing.
+fn would_write_again(global: &Global) -> bool {
+    let Ok(mut client) = Client::connect(&global.socket) else { return false };
+    let status = client.call(&Request::Status { jail: None });
+    !status.is_ok_and(|status| status.data["firewall"]["dry_run"] == true)
 }
 
 /// A broken configuration is no reason to leave bans in the kernel.

@@ -66,7 +66,7 @@ impl Effects {
         notifier: Notifier,
         destroy_sockets: bool,
     ) -> Effects {
-        Effects {
+        let mut effects = Effects {
             firewall,
             store,
             stopping,
@@ -79,6 +79,16 @@ impl Effects {
             tables,
             last_prune: Instant::now(),
             told: Told { second: Instant::now(), told: 0, untold: 0 },
+        };
+        effects.note_tables();
+        effects
+    }
+
+    /// The next start knows by them where bans of ours are.
+    fn note_tables(&mut self) {
+        if let Some(tables) = self.firewall.tables().filter(|tables| *tables != self.tables) {
+            self.store.note_tables(tables.clone());
+            self.tables = tables;
         }
     }
 
@@ -157,10 +167,7 @@ impl Effects {
             self.store.replace_stopped(engine.stopped().collect());
             self.tables.clear();
         }
-        if let Some(tables) = self.firewall.tables().filter(|tables| *tables != self.tables) {
-            self.store.note_tables(tables.clone());
-            self.tables = tables;
-        }
+        self.note_tables();
         if self.store_problem.as_deref() != health.problem() {
             self.store_problem = health.problem().map(str::to_owned);
             match &self.store_problem {

@@ -39,6 +39,7 @@ pub(super) fn status(core: &mut Core, jail: Option<&str>, now: Timestamp) -> Res
             "enforcing": kernel.is_some(),
             "dry_run": firewall.is_dry_run(),
             "problem": firewall.problem(),
+            "leftover": firewall.leftover(),
             "table": kernel.as_ref().map(|status| status.table.clone()),
             "mode": kernel.as_ref().map(|status| format!("{:?}", status.mode).to_lowercase()),
             "features": kernel.as_ref().map(|status| status.features.names()),
@@ -148,13 +149,22 @@ pub(super) fn command(core: &mut Core, request: Request, now: Timestamp) -> Resp
             sum_up(each.collect(), word("banned", "would ban (dry run)"))
         }
         Request::Unban { nets } => {
+            let firewall = &core.effects.firewall;
             let each = nets.into_iter().map(|net| {
                 let net = address::network(address::canonical(net.ip()), prefix(net));
-                (net, engine.handle_command(Command::Unban { net }, now))
+                let reply = engine.handle_command(Command::Unban { net }, now);
+                (net, firewall.still_enforced(net).map_or(reply, Reply::Refused))
             });
             sum_up(each.collect(), word("unbanned", "would unban (dry run)"))
         }
-        Request::UnbanAll => total(engine.handle_command(Command::UnbanAll, now), word("lifted", "would lift (dry run)"), "bans"),
+        Request::UnbanAll => {
+            let mut response = total(engine.handle_command(Command::UnbanAll, now), word("lifted", "would lift (dry run)"), "bans");
+            if let Some(leftover) = core.effects.firewall.leftover() {
+                response.code = Code::Refused;
+                response.message.push_str(&format!("; {leftover}"));
+            }
+            response
+        }
         Request::Undo { since } => {
             let reply = engine.handle_command(Command::Undo { since: Timestamp::from_micros(since) }, now);
             total(reply, word("took back", "would take back (dry run)"), "decisions")

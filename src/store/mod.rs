@@ -70,8 +70,8 @@ pub struct Loaded {
     pub parked: Vec<(String, QueuedMail)>,
     /// What people are still to be told, and what they were.
     pub outbox: Outbox,
-    /// Tables of the firewall that bans of this state were written to. None: whatever the firewall holds, this state knows
-    /// nothing of it.
+    /// Tables of the firewall that bans of the last real runs were written to. None: whatever the firewall holds, the state
+    /// knows nothing of it.
     pub tables: Vec<String>,
     /// Source name and position.
     pub cursors: Vec<(String, String)>,
@@ -140,6 +140,10 @@ impl Health {
     }
 }
 
+fn tables_of_real_runs(directory: &Path) -> Vec<String> {
+    file::read_only(&directory.join(Run::Real.state_file()), state::tables).unwrap_or_default()
+}
+
 /// What a dry run decided is over with it. Says what that was.
 fn drop_dry_run(directory: &Path, now: Timestamp) -> Option<String> {
     let path = directory.join(Run::Dry.state_file());
@@ -185,6 +189,7 @@ impl Store {
             store.state.send(StateJob::Begin(Box::new(remembered.clone()), now), remembered.rows().max(1));
         }
         let state::Remembered { bans, stopped, errands, parked, outbox, tables, left_out: _ } = remembered;
+        let tables = if run == Run::Dry { tables_of_real_runs(directory) } else { tables };
         Ok((store, Loaded { bans, stopped, errands, parked, outbox, tables, cursors: windows.loaded, windows: saved, notices, dropped }))
     }
 

@@ -20,7 +20,7 @@ use crate::engine::decision::{Ban, Decision};
 use crate::notify::{self, Telling};
 use crate::time::Timestamp;
 pub use read::{DecisionQuery, Reader};
-pub(super) use read::{Remembered, load, salvage};
+pub(super) use read::{Remembered, load, salvage, tables};
 use record::Recorder;
 
 pub(super) const SCHEMA: Schema = Schema {

@@ -51,7 +51,7 @@ pub fn load(connection: &Connection, now: Timestamp) -> rusqlite::Result<Remembe
     })
 }
 
-fn tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+pub fn tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     connection.prepare("SELECT name FROM tables")?.query_map([], |row| row.get(0))?.collect()
 }
 
