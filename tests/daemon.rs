@@ -1,6 +1,5 @@
 //! The daemon as a process: sockets, restarts, kills, reloads, the tool's answers. Nothing here touches the kernel's firewall.
 
-#[expect(dead_code, reason = "not all of it is needed here")]
 mod support;
 
 use std::fs::{self, OpenOptions};
@@ -320,7 +319,7 @@ fn corrupt_state_is_moved_aside_and_said() {
     host.ok(["ban", "203.0.113.9"]);
     host.stop();
     let state = host.path("state");
-    for name in ["state.db", "windows.db"] {
+    for name in ["dry-run.db", "windows.db"] {
         fs::write(state.join(name), b"this is no database at all, and long enough to be looked at as one ................").unwrap();
         for suffix in ["-wal", "-shm"] {
             let _ = fs::remove_file(state.join(format!("{name}{suffix}")));

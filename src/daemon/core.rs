@@ -277,20 +277,17 @@ impl Core {
             Request::Reload => return self.begin_reload(Some(answer)),
             Request::Ping => Response::ok("mailwardend is running"),
             Request::Status { jail } => views::status(self, jail.as_deref(), now),
-            Request::ListBans { after } => views::bans(&self.engine, after, now),
+            Request::ListBans { after } => views::bans(self, after, now),
             Request::Accounts { entered_by } => views::accounts(&self.engine, entered_by),
             Request::ListLocks => stops::list(self, now),
             Request::Why { subject } => {
                 let account = stops::name(self, &subject);
-                views::why(&self.engine, &subject, account)
+                views::why(self, &subject, account)
             }
             Request::Monitor => Response::error(Code::BadRequest, "monitor is answered before it comes here"),
             command => {
-                let response = if stops::is_about_account(&command) {
-                    stops::command(self, command, now)
-                } else {
-                    views::command(&mut self.engine, command, now)
-                };
+                let response =
+                    if stops::is_about_account(&command) { stops::command(self, command, now) } else { views::command(self, command, now) };
                 while self.effects.apply(&mut self.engine, &self.correlator, &self.inbox, now) {}
                 return self.effects.answer_when_saved(response, answer);
             }
@@ -370,7 +367,7 @@ impl Core {
         self.next_tick = Instant::now() + TICK;
         self.parser.set_reference(self.clock.wall());
         self.watch_clock();
-        self.effects.firewall.tick(&self.engine);
+        self.effects.firewall.tick(&mut self.engine, now);
         // A lock that nothing carries out must not be called one.
         self.engine.observe_accounts(!self.effects.has_lock_path());
         self.effects.chase(&self.engine, &self.correlator, now);

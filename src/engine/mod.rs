@@ -158,6 +158,8 @@ struct Totals {
     decisions_dropped: u64,
 }
 
+/// The name under which bans stand of which nobody knows any more who made them.
+pub const RECOVERED: &str = "recovered";
 /// A stamp that lies further back counts as of so long ago.
 const LATE_MICROS_MAX: i64 = 86_400_000_000;
 /// Between two sweeps of a quiet engine.
