@@ -12,6 +12,7 @@ use super::timing::Timing;
 use crate::address;
 use crate::control::{BanPage, BanView, Code, Request, Response};
 use crate::engine::Engine;
+use crate::engine::account::Hindrance;
 use crate::engine::decision::{Ban, Command, Reply, Subject};
 use crate::engine::jail::Scope;
 use crate::geo::Look;
@@ -116,11 +117,23 @@ fn view(ban: Ban, now: Timestamp) -> BanView {
 
 /// `account` is the canonical name, should `subject` be no address.
 pub(super) fn why(core: &Core, subject: &str, account: String) -> Response {
-    let why = core.engine.why(&parse_subject(subject, account));
+    let (shown, subject) = (subject, parse_subject(subject, account));
+    let why = core.engine.why(&subject);
     if why.is_empty() {
-        return Response::error(Code::NotFound, format!("nothing is known about {}", crate::shell::shown(subject)));
+        return Response::error(Code::NotFound, format!("nothing is known about {}", crate::shell::shown(shown)));
     }
     let mut response = Response::data(&why);
+    if let Subject::Account(name) = &subject {
+        let stops = response.data["account"]["stops"].as_array_mut();
+        for stop in stops.into_iter().flatten() {
+            let (stopping, is_lock) = (&core.effects.stopping, stop["state"] == "locked");
+            let hindrance = if is_lock { Hindrance::Locked } else { Hindrance::Held };
+            stop["in_force"] = stopping.carries_out(hindrance, name).into();
+            if is_lock && stop["scope"] == json!(Scope::Auth) {
+                stop["scope"] = json!(stopping.scope_of_lock(Scope::Auth));
+            }
+        }
+    }
     if let Some(fields) = response.data.as_object_mut().filter(|_| core.effects.firewall.is_dry_run()) {
         fields.insert("dry_run".to_owned(), true.into());
     }
