@@ -14,6 +14,7 @@ use crate::engine::Engine;
 use crate::engine::decision::{Ban, Command, Reply, Subject};
 use crate::engine::jail::Scope;
 use crate::geo::Look;
+use crate::limits::REASON_BYTES_MAX;
 use crate::time::Timestamp;
 
 /// The widest networks that are banned without `--force`: the largest blocks that a registry has given to anybody.
@@ -132,6 +133,7 @@ fn parse_subject(text: &str, account: String) -> Subject {
 
 pub(super) fn command(engine: &mut Engine, request: Request, now: Timestamp) -> Response {
     match request {
+        Request::Ban { reason, .. } if reason.len() > REASON_BYTES_MAX => reason_too_long(),
         Request::Ban { nets, seconds, scope, reason, force } => {
             let duration = seconds.map(Duration::from_secs);
             let reason = if reason.is_empty() { "by hand".to_owned() } else { reason };
@@ -180,6 +182,10 @@ fn names(nets: &[IpNetwork]) -> String {
         names.push(format!("and {more} more (--json names them)"));
     }
     names.join(", ")
+}
+
+pub(super) fn reason_too_long() -> Response {
+    Response::error(Code::Usage, format!("a reason has at most {REASON_BYTES_MAX} bytes"))
 }
 
 /// A slip of the finger must not shut out a continent.
