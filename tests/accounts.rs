@@ -161,6 +161,12 @@ fn old_logs_teach_what_is_usual() {
     let (log, state, config) = (old_log(&host), host.path("state"), host.path(""));
     let [log, state, config] = [&log, &state, &config].map(|path| path.to_str().unwrap());
     let learn = ["learn", "--config", config, "--state-dir", state, log];
+    let output = host.tool(learn);
+    assert!(output.status.code() == Some(1) && !std::path::Path::new(state).exists(), "a slip of the pen makes no directory");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("there is no directory"), "{output:?}");
+    std::fs::create_dir(state).unwrap();
+    assert_eq!(host.tool(["learn", "--config", config, "--state-dir", state, "/no/such/log"]).status.code(), Some(1));
+    assert_eq!(std::fs::read_dir(state).unwrap().count(), 0, "what cannot be read teaches nothing");
     let said = host.ok(learn);
     assert!(said.contains("learned from 50 lines") && said.contains("1 submitters"), "{said}");
     // The same lines again change nothing that matters, and no line at all is a mistake.
@@ -185,6 +191,7 @@ fn an_account_has_a_story_and_a_place_in_the_list() {
     std::fs::copy(jails, host.path("jail.d/40-accounts.toml")).unwrap();
     let (log, state, config) = (old_log(&host), host.path("state"), host.path(""));
     let [log, state, config] = [&log, &state, &config].map(|path| path.to_str().unwrap());
+    std::fs::create_dir(state).unwrap();
     host.ok(["learn", "--config", config, "--state-dir", state, log]);
     host.start();
     assert_eq!(host.ok(["accounts"]).trim(), "nothing speaks against any account");
