@@ -88,12 +88,26 @@ fn foreign_packing(magic: &[u8]) -> Option<(&'static str, &'static str)> {
     })
 }
 
-/// In words: the decoder's own name the parts of its program.
+const NOT_COMPLETE: &str = "the packed data ends too early: the file is not complete";
+
+/// In words: the decoder's own show the parts of its program.
+fn zstd_problem(error: &FrameDecoderError) -> io::Error {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    match cause.downcast_ref::<io::Error>() {
+        Some(error) if error.kind() == ErrorKind::UnexpectedEof => io::Error::new(ErrorKind::UnexpectedEof, NOT_COMPLETE),
+        _ => io::Error::new(ErrorKind::InvalidData, format!("damaged zstd data: {cause}")),
+    }
+}
+
+/// As [`zstd_problem`].
 fn xz_problem(error: lzma_rs::error::Error) -> io::Error {
     use lzma_rs::error::Error::{HeaderTooShort, IoError, LzmaError, XzError};
     match error {
         IoError(error) | HeaderTooShort(error) if error.kind() != ErrorKind::UnexpectedEof => error,
-        IoError(_) | HeaderTooShort(_) => io::Error::new(ErrorKind::UnexpectedEof, "the xz data ends too early: the file is not complete"),
+        IoError(_) | HeaderTooShort(_) => io::Error::new(ErrorKind::UnexpectedEof, NOT_COMPLETE),
         LzmaError(text) | XzError(text) => io::Error::new(ErrorKind::InvalidData, format!("damaged xz data: {text}")),
     }
 }
@@ -188,7 +202,7 @@ impl<R: BufRead> Read for Zstd<R> {
                 return Ok(0);
             }
             while self.decoder.can_collect() == 0 && !self.decoder.is_finished() {
-                self.decoder.decode_blocks(&mut self.input, BlockDecodingStrategy::UptoBlocks(1)).map_err(io::Error::other)?;
+                self.decoder.decode_blocks(&mut self.input, BlockDecodingStrategy::UptoBlocks(1)).map_err(|error| zstd_problem(&error))?;
             }
             let count = self.decoder.read(buffer)?;
             if count > 0 || buffer.is_empty() {
@@ -211,7 +225,7 @@ impl<R: BufRead> Zstd<R> {
                 Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame { length, .. })) => {
                     io::copy(&mut self.input.by_ref().take(u64::from(length)), &mut io::sink())?;
                 }
-                Err(error) => return Err(io::Error::other(error)),
+                Err(error) => return Err(zstd_problem(&error)),
             }
         }
         Ok(false)
