@@ -123,6 +123,7 @@ enum Verb {
         all: bool,
     },
     /// Refuse an account: it can send no more, in open sessions too.
+    #[command(after_help = NAMES)]
     Lock {
         #[arg(value_parser = account)]
         account: String,
@@ -143,6 +144,7 @@ enum Verb {
         account: String,
     },
     /// Accept an account's mail, and park it in the queue until somebody has looked.
+    #[command(after_help = NAMES)]
     Hold {
         #[arg(value_parser = account)]
         account: String,
