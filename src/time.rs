@@ -124,9 +124,15 @@ impl SteadyClock {
     pub fn start() -> Self {
         SteadyClock { anchor: SystemTime::now().into(), started: Instant::now() }
     }
-    /// How far the wall clock has moved away from this clock since start, in microseconds (positive: it is ahead).
-    pub fn wall_offset_micros(&self) -> i64 {
-        Timestamp::from(SystemTime::now()).micros().saturating_sub(self.now().micros())
+
+    /// What everybody else on this host takes for the time: their log lines say it.
+    pub fn wall(&self) -> Timestamp {
+        SystemTime::now().into()
+    }
+
+    /// How far this clock is ahead of the wall clock, in microseconds, because that was set since the start.
+    pub fn ahead_of_wall(&self) -> i64 {
+        self.now().micros().saturating_sub(self.wall().micros())
     }
 }
 

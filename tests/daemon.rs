@@ -1,6 +1,5 @@
 //! The daemon as a process: sockets, restarts, kills, reloads, the tool's answers. Nothing here touches the kernel's firewall.
 
-#[expect(dead_code, reason = "not all of it is needed here")]
 mod support;
 
 use std::fs::{self, OpenOptions};
@@ -49,6 +48,26 @@ fn six_failures_ban_and_unban_lifts() {
     host.ok(["unban", "203.0.113.9"]);
     assert!(host.bans().is_empty());
     assert_eq!(host.tool(["unban", "203.0.113.9"]).status.code(), Some(4));
+}
+
+/// A container writes in UTC, the host is three hours ahead.
+#[test]
+fn a_log_of_another_time_zone_is_told() {
+    let mut host = follower().under(&["env", "TZ=XST-3"]);
+    host.start();
+    wait_for("the log to be read", || host.status()["sources"][0]["problem"].is_null());
+    let mut file = OpenOptions::new().append(true).open(host.path("mail.log")).unwrap();
+    let problem = |host: &Host| host.status()["sources"][0]["problem"].as_str().map(str::to_owned);
+    wait_for("the zone to be noticed", || {
+        let utc = Command::new("date").args(["-u", "+%b %e %H:%M:%S"]).output().unwrap();
+        let stamp = String::from_utf8(utc.stdout).unwrap();
+        let line = sasl_failure("203.0.113.9", "anna@example.org");
+        let (_, rest) = line.split_once("02:31:15 ").unwrap();
+        writeln!(file, "{} mx1 {rest}", stamp.trim_end()).unwrap();
+        problem(&host).is_some()
+    });
+    assert!(problem(&host).unwrap().starts_with("its lines are 180 minutes behind"), "{:?}", problem(&host));
+    assert!(host.log().contains("Environment=TZ="), "{}", host.log());
 }
 
 #[test]
@@ -300,7 +319,7 @@ fn corrupt_state_is_moved_aside_and_said() {
     host.ok(["ban", "203.0.113.9"]);
     host.stop();
     let state = host.path("state");
-    for name in ["state.db", "windows.db"] {
+    for name in ["dry-run.db", "windows.db"] {
         fs::write(state.join(name), b"this is no database at all, and long enough to be looked at as one ................").unwrap();
         for suffix in ["-wal", "-shm"] {
             let _ = fs::remove_file(state.join(format!("{name}{suffix}")));

@@ -283,6 +283,171 @@ fn all_are_in_the_kernel() {
 }
 
 #[test]
+fn bans_stay_in_the_kernel_when_the_state_is_lost() {
+    inside("bans_stay_in_the_kernel_when_the_state_is_lost", || {
+        let (bad, good) = network();
+        let mut daemon = daemon("");
+        daemon.start();
+        daemon.ok(["ban", "--for", "1h", &bad.v4().to_string(), &format!("2001:db8:{}::/64", bad.number)]);
+        daemon.ok(["ban", "--for", "forever", "--scope", "all", "203.0.113.1"]);
+        let state = daemon.path("state");
+        let damage = |daemon: &mut Host| {
+            daemon.stop();
+            let mut bytes = std::fs::read(state.join("state.db")).unwrap();
+            bytes[..3_000].fill(0x55);
+            std::fs::write(state.join("state.db"), bytes).unwrap();
+        };
+        let remove = |daemon: &mut Host| {
+            daemon.kill();
+            std::fs::remove_dir_all(&state).unwrap();
+        };
+        for lose in [&damage as &dyn Fn(&mut Host), &remove] {
+            lose(&mut daemon);
+            cut_off(&bad, 25);
+            daemon.start();
+            cut_off(&bad, 25);
+            reaches(&good, 25);
+            let found = daemon.bans();
+            assert_eq!(found.len(), 3, "{found:?}");
+            assert!(found.iter().all(|ban| ban["jail"] == "recovered"), "{found:?}");
+            // They end when they would have ended.
+            let hours = found.iter().filter(|ban| ban["remaining_seconds"].as_u64().is_some_and(|left| (3_400..=3_600).contains(&left)));
+            assert!(hours.count() == 2 && found.iter().any(|ban| ban["until"].is_null()), "{found:?}");
+            assert!(daemon.log().contains("stay in force"));
+            // They are remembered from here on, and are lifted as any other.
+            daemon.stop();
+            daemon.start();
+            assert_eq!(daemon.bans().len(), 3);
+            cut_off(&bad, 25);
+        }
+        daemon.ok(["unban", &bad.v4().to_string(), &bad.v6().to_string()]);
+        reaches(&bad, 25);
+    });
+}
+
+#[test]
+fn what_a_dry_run_decided_never_comes_into_force() {
+    inside("what_a_dry_run_decided_never_comes_into_force", || {
+        let (bad, good) = network();
+        let mut daemon = daemon("").with(&["--dry-run"]);
+        daemon.start();
+        let text = daemon.ok(["ban", "--for", "1h", &good.v4().to_string(), &good.v6().to_string()]);
+        assert!(text.contains("would ban (dry run)"), "{text}");
+        assert!(daemon.ok(["lock", "anna@example.org"]).contains("would be locked"));
+        for ip in [bad.v4(), bad.v6()] {
+            (0..6).for_each(|n| daemon.send(sasl_failure(&ip.to_string(), &format!("user{n}@example.org"))));
+        }
+        daemon.wait_banned(&format!("{}/32", bad.v4()));
+        assert!(daemon.ok(["why", &bad.v4().to_string()]).contains("would be banned (dry run)"));
+        wait_for("it is in the log", || daemon.log().contains(&format!("dry run: would ban {}", bad.v4())));
+        daemon.kill();
+        let mut daemon = daemon.with(&[]);
+        daemon.start();
+        assert!(daemon.bans().is_empty(), "{:?}", daemon.bans());
+        assert!(daemon.ok(["list", "locks"]).contains("no account"));
+        reaches(&bad, SUBMISSION);
+        reaches(&good, 25);
+        let log = daemon.log();
+        assert_eq!(log.matches("what a dry run decided does not come into force").count(), 1, "{log}");
+        // A dry run changes nothing of what was in force, either.
+        daemon.ok(["ban", &bad.v4().to_string()]);
+        daemon.stop();
+        let mut daemon = daemon.with(&["--dry-run"]);
+        daemon.start();
+        assert!(daemon.bans().is_empty());
+        daemon.stop();
+        let mut daemon = daemon.with(&[]);
+        daemon.start();
+        assert!(daemon.is_banned(&format!("{}/32", bad.v4())));
+    });
+}
+
+#[test]
+fn a_dry_run_says_what_the_kernel_still_enforces() {
+    inside("a_dry_run_says_what_the_kernel_still_enforces", || {
+        let (bad, good) = network();
+        let mut daemon = daemon("");
+        daemon.start();
+        daemon.ok(["ban", "--for", "1h", &bad.v4().to_string(), "198.51.7.0/24"]);
+        daemon.stop();
+        let mut daemon = daemon.with(&["--dry-run"]);
+        daemon.start();
+        bad.is_cut_off(server(0, 25));
+        let status = daemon.ok(["status"]);
+        let expected = "the kernel STILL ENFORCES 2 bans of an earlier run (table inet mailwarden; `mailwarden teardown --table mailwarden` removes them)";
+        assert!(status.contains(expected), "{status}");
+        assert!(daemon.log().contains(expected), "{}", daemon.log());
+        for arguments in [&["unban", &bad.v4().to_string()][..], &["unban", "198.51.7.9"], &["unban", "--all"]] {
+            let output = daemon.tool(arguments);
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.code() == Some(1) && text.contains("teardown --table mailwarden"), "{arguments:?}: {text}");
+        }
+        assert_eq!(daemon.tool(["unban", &good.v4().to_string()]).status.code(), Some(4));
+        // Which works while a dry run goes on.
+        daemon.ok(["teardown", "--table", "mailwarden"]);
+        reaches(&bad, 25);
+        assert!(!daemon.ok(["status"]).contains("STILL ENFORCES"));
+        daemon.stop();
+        let mut daemon = daemon.with(&[]);
+        daemon.start();
+        bad.is_cut_off(server(0, 25));
+    });
+}
+
+#[test]
+fn the_table_of_another_name_goes_when_the_new_one_is_in_force() {
+    inside("the_table_of_another_name_goes_when_the_new_one_is_in_force", || {
+        let (bad, good) = network();
+        let mut daemon = daemon("[enforcement]\ntable = \"old\"\n");
+        daemon.start();
+        daemon.ok(["ban", "--for", "1h", &bad.v4().to_string(), &good.v4().to_string()]);
+        daemon.stop();
+        let main = daemon.path("mailwarden.toml");
+        let text = std::fs::read_to_string(&main).unwrap();
+        std::fs::write(&main, text.replace("\"old\"", "\"new\"")).unwrap();
+        run("nft add table inet other");
+        daemon.start();
+        let mut tables: Vec<String> = run("nft list tables").lines().map(str::to_owned).collect();
+        tables.sort();
+        assert_eq!(tables, ["table inet new", "table inet other"]);
+        bad.is_cut_off(server(0, 25));
+        assert!(daemon.log().contains("removed the table inet old"), "{}", daemon.log());
+        daemon.ok(["unban", &good.v4().to_string()]);
+        good.reaches(server(0, 25));
+    });
+}
+
+#[test]
+fn a_loss_of_state_is_told_until_it_is_seen_to() {
+    inside("a_loss_of_state_is_told_until_it_is_seen_to", || {
+        let mut daemon = daemon("");
+        daemon.start();
+        daemon.stop();
+        let path = daemon.path("state/state.db");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[..3_000].fill(0x55);
+        std::fs::write(path, bytes).unwrap();
+        for _ in 0..2 {
+            daemon.start();
+            let status = daemon.status();
+            let problem = status["state"]["problem"].as_str().unwrap();
+            assert!(problem.contains("was damaged") && problem.contains("state.db.corrupt-"), "{problem}");
+            assert!(daemon.ok(["status"]).contains("state     PROBLEM: bans"), "{}", daemon.ok(["status"]));
+            daemon.stop();
+        }
+        daemon.start();
+        for entry in std::fs::read_dir(daemon.path("state"))
+            .unwrap()
+            .flatten()
+            .filter(|entry| entry.file_name().to_string_lossy().contains("corrupt"))
+        {
+            std::fs::remove_file(entry.path()).unwrap();
+        }
+        wait_for("it is seen to", || daemon.status()["state"]["problem"].is_null());
+    });
+}
+
+#[test]
 fn teardown_waits_for_the_daemon_to_stop() {
     inside("teardown_waits_for_the_daemon_to_stop", || {
         let (bad, _) = network();

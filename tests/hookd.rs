@@ -1,5 +1,8 @@
 //! The root helper as a process: who may ask, what it runs, and that a kill neither loses an errand nor does it twice.
 
+#[expect(dead_code, reason = "not all of it is needed here")]
+mod support;
+
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -218,6 +221,31 @@ fn an_errand_survives_a_kill_and_its_effect_is_there_once() {
         helper.restart_after_kill();
     }
     assert_eq!((helper.lines("runs").len(), helper.lines("denied")), (2, vec!["anna".to_owned()]));
+}
+
+/// The helper was away when somebody was locked, and its socket was gone when that was taken back.
+#[test]
+fn what_was_taken_back_while_the_helper_was_away_is_not_done() {
+    needs_root!();
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let told = dir.path().join("told");
+    write(&dir.path().join("tell"), "#!/bin/sh\necho $MAILWARDEN_VERB >>${0%/*}/told\n", 0o755);
+    let hooks = "[hook.lock]\nrun = [[\"DIR/tell\"]]\n[hook.unlock]\nrun = [[\"DIR/tell\"]]\n".replace("DIR", dir.path().to_str().unwrap());
+    write(&dir.path().join("hooks.toml"), &hooks, 0o644);
+    let mut host = support::Host::new("").under(&["unshare", "-n"]);
+    // Its socket, and nobody behind it.
+    let socket = host.path("hookd.sock");
+    drop(std::os::unix::net::UnixDatagram::bind(&socket).unwrap());
+    host.start();
+    host.ok(["lock", "anna@example.org"]);
+    support::wait_for("the errand to wait", || host.status()["stopping"]["errands_waiting"] == 1);
+    fs::remove_file(&socket).unwrap();
+    host.ok(["unlock", "anna@example.org"]);
+    let mut helper = hookd(dir.path()).arg("--listen").arg(&socket).stderr(Stdio::null()).spawn().unwrap();
+    support::wait_for("all errands to be over", || host.status()["stopping"]["errands_waiting"] == 0);
+    let _ = (helper.kill(), helper.wait());
+    assert_eq!(fs::read_to_string(told).unwrap_or_default(), "unlock\n");
 }
 
 #[test]

@@ -147,6 +147,27 @@ fn the_hour_that_comes_twice_is_no_blind_spot() {
     assert!(matches!(found[..], [("ban", time)] if time.ends_with("-10-25T01:01:45.000000Z")), "{decisions:?}");
 }
 
+/// Three accounts that log in make an address a shared one, which no plain jail bans: a guesser can have them.
+#[test]
+fn three_mailboxes_of_his_own_buy_no_unlimited_guesses() {
+    let line = |second: u32, text: String| {
+        format!(
+            "2026-03-10T09:{:02}:{:02}.000000+01:00 mx1 dovecot: imap-login: {text}, method=PLAIN, rip=192.0.2.7, lip=192.0.2.1, TLS, session=<a>",
+            second / 60,
+            second % 60
+        )
+    };
+    let logins = ["m1", "m2", "m3"].map(|name| line(0, format!("Login: user=<{name}@corp.test>")));
+    for (account, expected) in [("boss@other.test", true), ("m2@corp.test", false)] {
+        let failures = (1..300)
+            .map(|n| line(10 * n, format!("Disconnected: Connection closed (auth failed, 3 attempts in 2 secs): user=<{account}>")));
+        let directory = tempfile::tempdir().unwrap();
+        let file = write(directory.path(), "log", &logins.iter().cloned().chain(failures).collect::<Vec<_>>());
+        let banned = replay(&[&file]).iter().any(|decision| decision["action"] == "ban" && decision["jail"] == "auth-shared-flood");
+        assert_eq!(banned, expected, "{account}: an old password in a telephone of the house is no guesser");
+    }
+}
+
 #[test]
 fn files_come_in_any_order_and_packed() {
     let directory = tempfile::tempdir().unwrap();

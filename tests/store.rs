@@ -11,7 +11,7 @@ use mailwarden::engine::account::Hindrance;
 use mailwarden::engine::decision::{Ban, Cause, Decision, Subject, Verb};
 use mailwarden::engine::jail::Scope;
 use mailwarden::engine::snapshot::SnapshotRow;
-use mailwarden::store::{DecisionQuery, Loaded, Store, StoreError};
+use mailwarden::store::{DecisionQuery, Loaded, Run, Store, StoreError};
 use mailwarden::time::Timestamp;
 
 const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
@@ -51,7 +51,7 @@ fn numbered(number: u32) -> Decision {
 }
 
 fn open(dir: &Path, now: Timestamp) -> (Store, Loaded) {
-    Store::open(dir, now).unwrap()
+    Store::open(dir, Run::Real, now).unwrap()
 }
 
 fn nets(loaded: &Loaded) -> Vec<String> {
@@ -119,6 +119,27 @@ fn bans_come_back_as_they_were() {
     assert_eq!(history.len(), 4, "ended and lifted ones are remembered");
     use std::os::unix::fs::PermissionsExt;
     assert_eq!(fs::metadata(dir.path().join("state.db")).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn a_dry_runs_decisions_last_as_long_as_dry_runs_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let lock = || Decision { verb: Verb::Lock, subject: Subject::Account("anna".into()), ..ban("192.0.2.1/32", NOW, Timestamp::NEVER) };
+    let (store, _) = open(dir.path(), NOW);
+    store.record(vec![ban("192.0.2.1/32", NOW, NOW + HOUR)]);
+    store.save_windows(vec![row(1, 7, b"x")], Vec::new()).unwrap();
+    drop(store);
+    for known in [0, 1] {
+        let (store, loaded) = Store::open(dir.path(), Run::Dry, NOW).unwrap();
+        assert_eq!((nets(&loaded).len(), loaded.stopped.len()), (known, known));
+        assert_eq!(windows(loaded).len(), 1, "counts are shared");
+        store.record(vec![ban("192.0.2.2/32", NOW, NOW + HOUR), lock()]);
+    }
+    let (_, loaded) = open(dir.path(), NOW);
+    assert_eq!((nets(&loaded), loaded.stopped.len()), (vec!["192.0.2.1/32".to_owned()], 0));
+    assert!(loaded.dropped.unwrap().contains("1 bans and 1 holds"));
+    let (_, loaded) = Store::open(dir.path(), Run::Dry, NOW).unwrap();
+    assert!(loaded.bans.is_empty());
 }
 
 #[test]
@@ -255,6 +276,45 @@ fn windows_and_cursors_are_saved_together() {
 }
 
 #[test]
+fn what_can_still_be_read_of_a_damaged_file_is_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    let (store, loaded) = open(dir.path(), NOW);
+    assert!(loaded.tables.is_empty());
+    let lock = Decision { verb: Verb::Lock, subject: Subject::Account("anna".into()), ..ban("192.0.2.1/32", NOW, Timestamp::NEVER) };
+    store.record((0..5_000).map(numbered).chain([lock]).collect());
+    store.note_tables(vec!["mailwarden".to_owned()]);
+    drop(store);
+    assert_eq!(open(dir.path(), NOW).1.tables, ["mailwarden"]);
+    // A page in the middle of the bans is overwritten.
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    drop(connection);
+    // Leaves of a table without row ids begin with 10 (SQLite's file format, 1.6).
+    let leaves: Vec<usize> = (1..bytes.len() / 4096).map(|page| page * 4096).filter(|place| bytes[*place] == 10).collect();
+    assert!(leaves.len() > 20, "{} pages of bans", leaves.len());
+    let place = leaves[leaves.len() / 2];
+    bytes[place..place + 3_000].fill(0x5a);
+    fs::write(&path, bytes).unwrap();
+    let (store, loaded) = open(dir.path(), NOW);
+    assert!(loaded.notices[0].contains("could still be read"), "{:?}", loaded.notices);
+    assert!((4_000..5_000).contains(&loaded.bans.len()), "{} bans", loaded.bans.len());
+    assert_eq!((loaded.bans[0].jail.as_str(), loaded.stopped.len(), loaded.stopped[0].name.as_str()), ("postfix-auth", 1, "anna"));
+    assert!(loaded.tables.is_empty(), "the firewall may have bans that are not among them");
+    drop(store);
+    // They are in the new file, and the loss is told until somebody has seen to it.
+    let (store, again) = open(dir.path(), NOW);
+    assert_eq!((again.bans.len(), again.stopped.len()), (loaded.bans.len(), 1));
+    let aside = store.health().state.asides[0].clone();
+    let loss = store.health().loss().unwrap();
+    assert!(loss.contains(&aside.path.display().to_string()) && aside.time.is_some(), "{loss}");
+    assert!(store.health().problem().is_none(), "everything is saved");
+    fs::remove_file(aside.path).unwrap();
+    wait_for("the loss is seen to", || store.health().loss().is_none());
+}
+
+#[test]
 fn a_damaged_file_is_moved_aside_and_the_rest_goes_on() {
     for damage in ["header", "tables"] {
         let dir = tempfile::tempdir().unwrap();
@@ -302,7 +362,7 @@ fn a_newer_format_is_an_error_and_stays_untouched() {
     let path = dir.path().join("windows.db");
     rusqlite::Connection::open(&path).unwrap().execute_batch("PRAGMA user_version = 99").unwrap();
     let before = fs::read(&path).unwrap();
-    let Err(error) = Store::open(dir.path(), NOW) else { panic!("opened") };
+    let Err(error) = Store::open(dir.path(), Run::Real, NOW) else { panic!("opened") };
     assert!(matches!(error, StoreError::Newer { found: 99, .. }));
     assert!(error.to_string().contains("was written by a newer mailwarden"), "{error}");
     assert_eq!(fs::read(&path).unwrap(), before);

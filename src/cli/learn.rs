@@ -13,7 +13,7 @@ use super::{FAILED, Global, out, replay, table};
 use crate::control::client::Client;
 use crate::engine::snapshot::SnapshotRow;
 use crate::engine::{Engine, EngineConfig};
-use crate::store::Store;
+use crate::store::{Run, Store};
 use crate::time::Timestamp;
 
 #[derive(clap::Args, Debug)]
@@ -76,7 +76,7 @@ fn learn(setup: &Setup, files: &[PathBuf], directory: &Path) -> Result<Learned, 
     // Before the state is touched.
     let logs = replay::open(files)?;
     let now = Timestamp::from(SystemTime::now());
-    let (store, loaded) = Store::open(directory, now).map_err(|error| error.to_string())?;
+    let (store, loaded) = Store::open(directory, Run::Real, now).map_err(|error| error.to_string())?;
     if let Some(problem) = store.health().problem() {
         return Err(format!("the state in {} cannot be written: {problem}", directory.display()));
     }

@@ -10,7 +10,7 @@ use crate::control::{BanPage, BanView, Request};
 pub(super) fn bans(global: &Global) -> ExitCode {
     let mut after = None;
     let mut table = Table::new(&["address", "scope", "jail", "since", "ends in", "reason"]);
-    loop {
+    let is_dry_run = loop {
         let page = match call(global, &Request::ListBans { after }) {
             Ok(response) => serde_json::from_value::<BanPage>(response.data),
             Err(code) => return code,
@@ -21,12 +21,13 @@ pub(super) fn bans(global: &Global) -> ExitCode {
         }
         after = page.next;
         if after.is_none() {
-            break;
+            break page.dry_run;
         }
-    }
+    };
     super::out::finish(match global.json {
         true => Ok(()),
         false if table.is_empty() => writeln!(io::stdout(), "no bans in force"),
+        false if is_dry_run => writeln!(io::stdout(), "dry run: nobody is cut off; these would be banned").and_then(|()| table.print()),
         false => table.print(),
     })
 }

@@ -134,7 +134,7 @@ impl<'a> Printer<'a> {
         let mut object = Object::begin(&mut text);
         object.number("line", number);
         let has_account = describe(&mut object, line, parsed, filter, &self.told);
-        if matches!(parsed.kind, LineKind::Bounce | LineKind::ProxyAccept | LineKind::Removed) {
+        if matches!(parsed.kind, LineKind::Bounce | LineKind::ProxyAccept | LineKind::Removed | LineKind::Active) {
             self.learn();
         }
         let message = message.filter(|_| !has_account);

@@ -34,8 +34,9 @@ fn print(status: &Value) -> io::Result<()> {
     for source in status["sources"].as_array().into_iter().flatten() {
         writeln!(out, "source    {}", source_line(source))?;
     }
-    for problem in [&status["state"]["problem"]].into_iter().filter_map(|problem| problem.as_str()) {
-        writeln!(out, "state     NOT SAVED: {}", table::printable(problem))?;
+    if let Some(problem) = status["state"]["problem"].as_str() {
+        let what = if status["state"]["saved"] == true { "PROBLEM" } else { "NOT SAVED" };
+        writeln!(out, "state     {what}: {}", table::printable(problem))?;
     }
     for forged in status["engine"]["forged"].as_array().into_iter().flatten() {
         writeln!(
@@ -51,7 +52,8 @@ fn print(status: &Value) -> io::Result<()> {
         writeln!(out, "account   {}", super::lock::sentence(stop))?;
     }
     writeln!(out, "accounts  {}", accounts(&status["engine"]))?;
-    writeln!(out, "bans      {} in force\n", status["engine"]["bans"])?;
+    let in_force = if status["firewall"]["dry_run"] == true { "would be in force (dry run)" } else { "in force" };
+    writeln!(out, "bans      {} {in_force}\n", status["engine"]["bans"])?;
     drop(out);
     jails(&status["engine"]["jails"]).print()
 }
@@ -74,7 +76,8 @@ fn firewall(firewall: &Value) -> String {
         return format!("NOT ENFORCING: {problem}");
     }
     if firewall["dry_run"] == true {
-        return "dry run: nothing is enforced".to_owned();
+        let leftover = firewall["leftover"].as_str().map_or_else(String::new, |leftover| format!("; {leftover}"));
+        return format!("dry run: nothing is enforced{leftover}");
     }
     let features = firewall["features"].as_array().into_iter().flatten().map(text).collect::<Vec<_>>();
     let mut line = format!("table inet {} ({}), features: {}", text(&firewall["table"]), text(&firewall["mode"]), features.join(" "));

@@ -17,6 +17,7 @@ pub(super) fn print(out: &mut impl Write, name: &str, account: &Value) -> io::Re
         let until =
             stop["until"].as_str().map_or("until somebody lifts it".to_owned(), |until| format!("until {}", table::local_time(until)));
         let how = match (stop["state"].as_str(), stop["scope"].as_str()) {
+            _ if stop["in_force"] == false => "not stopped, though it should be: nothing carries that out (docs/accounts.md)",
             (Some("held"), _) => "HELD: its mail is accepted and parked",
             (_, Some("auth")) => "LOCKED: it can neither send nor log in",
             _ => "LOCKED: it cannot send",

@@ -6,11 +6,12 @@ use serde_json::json;
 
 use super::{FAILED, Global, out};
 use crate::config::{self, Paths};
+use crate::control::Request;
 use crate::control::client::Client;
 use crate::enforce::nft;
 
 pub(super) fn run(global: &Global, table: Option<String>) -> ExitCode {
-    if Client::connect(global.socket()).is_ok() {
+    if would_write_again(global) {
         let text = "the daemon is running and would write its bans again; stop it first (systemctl stop mailwardend), \
                     or use: mailwarden unban --all";
         return out::fail(global.json, FAILED, text);
@@ -27,6 +28,13 @@ pub(super) fn run(global: &Global, table: Option<String>) -> ExitCode {
     };
     let object = || json!({ "table": table, "removed": is_removed, "message": sentence }).to_string();
     out::done(out::say(&if global.json { object() } else { sentence.clone() }))
+}
+
+/// A dry run writes nothing.
+fn would_write_again(global: &Global) -> bool {
+    let Ok(mut client) = Client::connect(global.socket()) else { return false };
+    let status = client.call(&Request::Status { jail: None });
+    !status.is_ok_and(|status| status.data["firewall"]["dry_run"] == true)
 }
 
 /// The table's name, and whether the configuration could be read for it: a broken one is no reason to leave bans in the kernel.

@@ -31,8 +31,9 @@ fn print(subject: &str, why: &Value) -> io::Result<()> {
         let since = table::local_time(&text(&ban["since"]));
         writeln!(
             out,
-            "{} is banned since {since} {until}: ports of \"{}\", jail {}.",
+            "{} {} since {since} {until}: ports of \"{}\", jail {}.",
             text(&ban["net"]),
+            if why["dry_run"] == true { "would be banned (dry run)" } else { "is banned" },
             text(&ban["scope"]),
             text(&ban["jail"])
         )?;

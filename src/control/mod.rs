@@ -168,6 +168,9 @@ pub struct BanPage {
     pub bans: Vec<BanView>,
     /// Where the next page begins; `null`: this is the last one.
     pub next: Option<(i64, IpNetwork, Scope)>,
+    /// None of them is carried out.
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 #[cfg(test)]

@@ -125,11 +125,13 @@ impl Correlator {
             && !flags.has(Flags::TOLD)
             && let Some(root) = root
         {
-            if self.may_continue(root) {
-                self.messages.inherit(at, root);
+            let may = self.may_continue(root);
+            let message = self.messages.get_mut(at)?;
+            if may {
+                message.perhaps = Some(root);
                 return Some(at);
             }
-            self.messages.get_mut(at)?.flags.set(Flags::CONTINUED);
+            message.flags.set(Flags::CONTINUED);
         }
         if flags.has(Flags::LOCAL)
             && let Some(root) = root
@@ -161,10 +163,11 @@ impl Correlator {
     }
 
     /// A message in the queue is continued once by message-id alone: whoever writes mail on this host chooses the
-    /// message-id, and must not send a thousand messages as continuations of one.
+    /// message-id, and must not send a thousand messages as continuations of one. Nor may it have been on its way to somebody
+    /// already, who so knows its message-id.
     fn may_continue(&mut self, root: MessageRef) -> bool {
         let Some(message) = self.messages.get_mut(root) else { return false };
-        let may = message.activations > 0 && !message.flags.has(Flags::CONTINUED);
+        let may = message.activations > 0 && !message.flags.has(Flags::CONTINUED) && !message.flags.has(Flags::LEFT);
         message.flags.set(Flags::CONTINUED);
         may
     }

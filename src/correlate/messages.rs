@@ -46,6 +46,8 @@ pub(super) struct Message {
     created: Timestamp,
     /// When that line was written, in seconds: about when Postfix took the message in.
     arrival: u32,
+    /// The message that it may continue, judged by message-id alone: whether it does shows when it becomes active.
+    pub perhaps: Option<MessageRef>,
     generation: u32,
     older: u32,
     /// The next younger one; of a vacant slot, the next vacant one.
@@ -77,6 +79,8 @@ impl Flags {
     pub const LOCAL: Flags = Flags(256);
     /// One message with the same message-id has already been taken for this one, sent on.
     pub const FORWARDED: Flags = Flags(512);
+    /// A server elsewhere has been asked to take it, so no content filter is between.
+    pub const LEFT: Flags = Flags(1024);
 
     pub fn has(self, flag: Flags) -> bool {
         self.0 & flag.0 != 0
@@ -340,6 +344,7 @@ impl Message {
             bytes: 0,
             created: Timestamp::ZERO,
             arrival: 0,
+            perhaps: None,
             generation: 0,
             older: NONE,
             younger: NONE,

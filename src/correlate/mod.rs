@@ -153,7 +153,10 @@ impl Correlator {
 
     /// Whether a later line may still tell who sends a message.
     pub fn may_learn(&self, message: MessageRef) -> bool {
-        self.messages.get(message).is_some_and(|message| !message.flags.has(Flags::KNOWN) || message.flags.has(Flags::AWAITS_PROXY))
+        let is_open = |message: &messages::Message| {
+            !message.flags.has(Flags::KNOWN) || message.flags.has(Flags::AWAITS_PROXY) || message.perhaps.is_some()
+        };
+        self.messages.get(message).is_some_and(is_open)
     }
 
     pub fn stats(&self) -> Stats {

@@ -20,6 +20,13 @@ impl Correlator {
             message.recipients = seen.parsed.recipients;
             message.bytes = u32::try_from(seen.parsed.bytes).unwrap_or(u32::MAX);
         }
+        if let Some(root) = message.perhaps.take()
+            && self.messages.get(root).is_some_and(|root| seen.parsed.recipients <= root.recipients)
+        {
+            // A content filter hands in what it was given. With more recipients it is another message that says it is this one.
+            self.messages.inherit(at, root);
+        }
+        let message = self.messages.get_mut(at)?;
         if message.flags.has(Flags::KNOWN) && !message.flags.has(Flags::AWAITS_PROXY) {
             self.tell(at, seen.text(Field::Sender), seen, sink);
         }
@@ -86,10 +93,16 @@ impl Correlator {
         }
         let recipient = seen.text(Field::Recipient);
         let leaves = seen.program().ends_with(b"/smtp") && !loopback && !recipient.is_some_and(|to| self.canonical.is_local(to));
-        let Some((at, message)) = at.and_then(|at| Some((at, self.messages.get(at)?))) else {
+        let Some(at) = at.filter(|at| self.messages.get(*at).is_some()) else {
             sink(&Event { recipients: u32::from(leaves), ..seen.event(EventKind::Delivery) });
             return None;
         };
+        if relay.is_some_and(|ip| !self.is_inside(ip))
+            && let Some(message) = self.messages.get_mut(at)
+        {
+            message.flags.set(Flags::LEFT);
+        }
+        let message = self.messages.get(at)?;
         // Each recipient is told once: retries come after the message has become active again.
         let recipients = u32::from(leaves && message.activations <= 1);
         if message.flags.has(Flags::NOTICE) {

@@ -147,7 +147,7 @@ fn a_content_filter_is_seen_by_message_id() {
         .replace(", orig_queue_id=8B4A59B04E2, orig_client=isp.test[198.51.100.57]", "")
         .replace("message-id=<>", "message-id=<1@x>");
     assert_eq!(events(&lines).len(), 3);
-    assert_eq!(World::new().whose(&lines)[4..], ["bob@corp.test"; 6]);
+    assert_eq!(World::new().whose(&lines)[5..], ["bob@corp.test"; 5]);
 }
 
 #[test]
@@ -169,6 +169,34 @@ fn a_message_is_continued_by_message_id_once() {
         )));
     }
     assert_eq!(told.len(), 4, "{told:?}");
+}
+
+/// Whoever got a message knows its message-id, and an accomplice on this host can use it.
+#[test]
+fn a_message_id_does_not_make_somebody_elses_mail_mine() {
+    const MINE: &str =
+        "postfix/submission/smtpd[1]: AAAAAA1: client=isp.test[198.51.100.57], sasl_method=PLAIN, sasl_username=bob@corp.test
+         postfix/cleanup[2]: AAAAAA1: message-id=<1@x>
+         postfix/qmgr[3]: AAAAAA1: from=<bob@corp.test>, size=198, nrcpt=1 (queue active)";
+    const LEFT: &str = "
+         postfix/smtp[5]: AAAAAA1: to=<x@remote.test>, relay=mx[203.0.113.3]:25, delay=1, delays=0/0/0.5/0.5, dsn=4.2.0, status=deferred (host mx[203.0.113.3] said: 451 later)";
+    let other = |recipients: u32| {
+        format!(
+            "
+         postfix/smtpd[5]: BBBBBB1: client=localhost[127.0.0.1]
+         postfix/cleanup[2]: BBBBBB1: message-id=<1@x>
+         postfix/qmgr[3]: BBBBBB1: from=<w@site.test>, size=199, nrcpt={recipients} (queue active)
+         postfix/smtp[6]: BBBBBB1: to=<y@remote.test>, relay=mx[203.0.113.3]:25, delay=1, delays=0/0/0.5/0.5, dsn=5.1.1, status=bounced (said: 550 no)"
+        )
+    };
+    for (lines, expected) in [
+        (format!("{MINE}{}", other(1)), ["delivery 198.51.100.57 bob@corp.test BBBBBB1 1r"].as_slice()),
+        (format!("{MINE}{}", other(400)), &["message 127.0.0.1 - BBBBBB1 400r", "delivery 127.0.0.1 - BBBBBB1 1r"]),
+        (format!("{MINE}{LEFT}{}", other(1)), &["message 127.0.0.1 - BBBBBB1 1r", "delivery 127.0.0.1 - BBBBBB1 1r"]),
+    ] {
+        let told: Vec<String> = events(&lines).into_iter().filter(|event| event.contains("BBBBBB1")).collect();
+        assert_eq!(told, expected, "{lines}");
+    }
 }
 
 #[test]

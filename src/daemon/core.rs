@@ -14,6 +14,7 @@ use super::decisions::Effects;
 use super::geo::Geo;
 use super::inbox::{ControlThread, Inbox, Message};
 use super::setup::{self, Loaded, Setup};
+use super::timing::Timing;
 use super::{stops, views};
 use crate::config::{Config, Paths};
 use sd_notify::NotifyState;
@@ -22,6 +23,7 @@ use tokio::sync::oneshot;
 use crate::control::{Code, Request, Response};
 use crate::correlate::Correlator;
 use crate::engine::Engine;
+use crate::event::Event;
 use crate::limits;
 use crate::parse::{Field, Outcome, Parsed, Parser, ParserOptions};
 use crate::source::origin::Trust;
@@ -31,6 +33,8 @@ use crate::time::{Clock, SteadyClock, Timestamp};
 /// How often files are looked at without a notification, the kernel's generation is compared, and the watchdog fed. Bans that
 /// somebody flushed are to be in force again within a second.
 const TICK: Duration = Duration::from_millis(500);
+/// The wall clock is slewed all the time; what is more than this was a step.
+const CLOCK_MICROS_TOLERATED: i64 = 2_000_000;
 /// Rows of a snapshot written between two batches.
 const SNAPSHOT_SLICE_ROWS: usize = 512;
 /// Recognised lines in a batch from which it pays to let the engine look ahead.
@@ -57,6 +61,10 @@ pub fn run(options: &Options) -> ExitCode {
 }
 
 /// Tells the service manager; without one, nobody.
+fn moved(micros: i64) -> impl Fn(Timestamp) -> Timestamp {
+    move |time| Timestamp::from_micros(time.micros().saturating_add(micros))
+}
+
 fn notify(state: &[NotifyState<'_>]) {
     let _ = sd_notify::notify(state);
 }
@@ -91,8 +99,10 @@ pub struct Core {
     batch: Batch,
     /// The recognised lines of the batch, by their place in it.
     parsed: Vec<(usize, Parsed)>,
-    /// The time of each source's last line.
-    line_times: Vec<Timestamp>,
+    /// By source.
+    pub(super) timings: Vec<Timing>,
+    /// How far our clock is ahead of everybody else's, in microseconds, when that is worth a word.
+    clock_ahead: i64,
     inbox: Inbox,
     snapshot: Snapshot,
     next_tick: Instant,
@@ -137,7 +147,8 @@ impl Core {
             counts: LineCounts::default(),
             worst_turn: Duration::ZERO,
             batch: Batch::new(),
-            line_times: Vec::new(),
+            timings: Vec::new(),
+            clock_ahead: 0,
             parsed: Vec::with_capacity(limits::BATCH_EVENTS_MAX),
             inbox,
             snapshot: Snapshot { interval, next: now + interval, running: None, rows: Vec::new() },
@@ -173,28 +184,44 @@ impl Core {
             self.batch.clear();
             let now = self.clock.now();
             let Some(source) = self.sources.get_mut(index) else { continue };
+            let mut is_more = false;
             match source.read(&mut self.batch, limits::BATCH_EVENTS_MAX, now) {
-                Ok(count) => busy |= count >= limits::BATCH_EVENTS_MAX,
+                Ok(count) => is_more = count >= limits::BATCH_EVENTS_MAX,
                 Err(error) => self.effects.warn_of_source(index, &source.stats().name, &error),
             }
             self.handle_batch(index, now);
+            self.watch_stamps(index, is_more);
+            busy |= is_more;
         }
         busy
     }
 
-    fn handle_batch(&mut self, source: usize, now: Timestamp) {
-        let Core { batch, parser, trust, correlator, engine, counts, parsed, line_times, .. } = self;
-        if line_times.len() <= source {
-            line_times.resize(source + 1, now);
+    /// Says so when the lines of a source are of another time zone, and when they no longer are.
+    fn watch_stamps(&mut self, source: usize, is_more: bool) {
+        let Some(timing) = self.timings.get_mut(source) else { return };
+        if !is_more {
+            timing.caught_up();
         }
-        let Some(latest) = line_times.get_mut(source) else { return };
+        if let (Some(off), Some(source)) = (timing.take_news(), self.sources.get(source)) {
+            log::error!("source \"{}\": {off}", source.stats().name);
+        }
+    }
+
+    fn handle_batch(&mut self, source: usize, now: Timestamp) {
+        let Core { batch, parser, trust, correlator, engine, counts, parsed, timings, clock_ahead, .. } = self;
+        if timings.len() <= source {
+            timings.resize_with(source + 1, || Timing::new(now));
+        }
+        let Some(timing) = timings.get_mut(source) else { return };
+        // What a socket hands us is stamped by our clock, what others wrote by theirs.
+        let (by_wall, by_ours) = (moved(-*clock_ahead), moved(*clock_ahead));
+        let wall = by_wall(now);
         parsed.clear();
         for (index, (line, text)) in batch.iter().enumerate() {
             counts.lines += 1;
-            match parser.parse(text, line.received) {
+            match parser.parse(text, line.received.map(&by_wall)) {
                 Outcome::Line(mut line) => {
-                    line.unfold(*latest);
-                    *latest = line.time;
+                    timing.take(&mut line, wall);
                     parsed.push((index, line));
                 }
                 Outcome::Unmatched { .. } => counts.unmatched += 1,
@@ -215,7 +242,9 @@ impl Core {
             let vouched = trust.vouches(line.origin, crate::parse::slice(text, parsed.program), parsed.sender_uid);
             counts.unvouched += u64::from(!vouched);
             let filter = parser.filters().filter_name(parsed.pattern);
-            correlator.handle(text, parsed, filter, vouched, now, &mut |event| engine.handle_event(event, now));
+            correlator.handle(text, parsed, filter, vouched, now, &mut |event| {
+                engine.handle_event(&Event { time: by_ours(event.time), ..*event }, now);
+            });
         }
     }
 
@@ -248,20 +277,17 @@ impl Core {
             Request::Reload => return self.begin_reload(Some(answer)),
             Request::Ping => Response::ok("mailwardend is running"),
             Request::Status { jail } => views::status(self, jail.as_deref(), now),
-            Request::ListBans { after } => views::bans(&self.engine, after, now),
+            Request::ListBans { after } => views::bans(self, after, now),
             Request::Accounts { entered_by } => views::accounts(&self.engine, entered_by),
             Request::ListLocks => stops::list(self, now),
             Request::Why { subject } => {
                 let account = stops::name(self, &subject);
-                views::why(&self.engine, &subject, account)
+                views::why(self, &subject, account)
             }
             Request::Monitor => Response::error(Code::BadRequest, "monitor is answered before it comes here"),
             command => {
-                let response = if stops::is_about_account(&command) {
-                    stops::command(self, command, now)
-                } else {
-                    views::command(&mut self.engine, command, now)
-                };
+                let response =
+                    if stops::is_about_account(&command) { stops::command(self, command, now) } else { views::command(self, command, now) };
                 while self.effects.apply(&mut self.engine, &self.correlator, &self.inbox, now) {}
                 return self.effects.answer_when_saved(response, answer);
             }
@@ -339,8 +365,9 @@ impl Core {
             return;
         }
         self.next_tick = Instant::now() + TICK;
-        self.parser.set_reference(now);
-        self.effects.firewall.tick(&self.engine);
+        self.parser.set_reference(self.clock.wall());
+        self.watch_clock();
+        self.effects.firewall.tick(&mut self.engine, now);
         // A lock that nothing carries out must not be called one.
         self.engine.observe_accounts(!self.effects.has_lock_path());
         self.effects.chase(&self.engine, &self.correlator, now);
@@ -349,6 +376,19 @@ impl Core {
         if self.watchdog.is_some() {
             // Fed from here, so that a core that hangs is restarted.
             notify(&[NotifyState::Watchdog]);
+        }
+    }
+
+    /// The wall clock was set: our own goes on as it was, so that no ban ends early, and what others wrote is moved to it.
+    fn watch_clock(&mut self) {
+        let ahead = self.clock.ahead_of_wall();
+        let ahead = if ahead.abs() < CLOCK_MICROS_TOLERATED { 0 } else { ahead };
+        if (ahead - self.clock_ahead).abs() >= CLOCK_MICROS_TOLERATED {
+            log::warn!(
+                "the clock of this host was set by {} s; windows and bans go on by the old one until the next restart",
+                (self.clock_ahead - ahead) / 1_000_000
+            );
+            self.clock_ahead = ahead;
         }
     }
 

@@ -44,6 +44,8 @@ pub(super) struct Effects {
     troubles: HashMap<usize, (String, Instant)>,
     store_problem: Option<String>,
     bans_missing: u64,
+    /// The tables of the firewall that the state tells of.
+    tables: Vec<String>,
     last_prune: Instant,
     told: Told,
 }
@@ -56,8 +58,15 @@ struct Told {
 }
 
 impl Effects {
-    pub(super) fn new(firewall: Firewall, store: Store, stopping: Stopping, notifier: Notifier, destroy_sockets: bool) -> Effects {
-        Effects {
+    pub(super) fn new(
+        firewall: Firewall,
+        tables: Vec<String>,
+        store: Store,
+        stopping: Stopping,
+        notifier: Notifier,
+        destroy_sockets: bool,
+    ) -> Effects {
+        let mut effects = Effects {
             firewall,
             store,
             stopping,
@@ -67,8 +76,19 @@ impl Effects {
             troubles: HashMap::new(),
             store_problem: None,
             bans_missing: 0,
+            tables,
             last_prune: Instant::now(),
             told: Told { second: Instant::now(), told: 0, untold: 0 },
+        };
+        effects.note_tables();
+        effects
+    }
+
+    /// The next start knows by them where bans of ours are.
+    fn note_tables(&mut self) {
+        if let Some(tables) = self.firewall.tables().filter(|tables| *tables != self.tables) {
+            self.store.note_tables(tables.clone());
+            self.tables = tables;
         }
     }
 
@@ -107,7 +127,8 @@ impl Effects {
         self.firewall.remove(&removed);
         self.firewall.add(&added);
         // The thread that writes the log would take the processor when it is woken.
-        told.iter().for_each(|decision| log_one(decision, &self.stopping));
+        let is_dry_run = self.firewall.is_dry_run();
+        told.iter().for_each(|decision| log_one(decision, &self.stopping, is_dry_run));
         // Afterwards, or the client would connect again.
         if self.destroy_sockets && !self.firewall.is_dry_run() {
             self.closer.close(&added);
@@ -144,7 +165,9 @@ impl Effects {
             self.bans_missing = health.bans_missing();
             self.store.replace_bans(engine.bans().collect(), now);
             self.store.replace_stopped(engine.stopped().collect());
+            self.tables.clear();
         }
+        self.note_tables();
         if self.store_problem.as_deref() != health.problem() {
             self.store_problem = health.problem().map(str::to_owned);
             match &self.store_problem {
@@ -233,8 +256,11 @@ impl Told {
     }
 }
 
-fn log_one(decision: &Decision, stopping: &Stopping) {
-    let text = if stopping.is_only_a_word(decision) {
+fn log_one(decision: &Decision, stopping: &Stopping, is_dry_run: bool) {
+    let text = if is_dry_run && decision.verb != Verb::Alert && !stopping.is_only_a_word(decision) {
+        let would = if decision.observed { "" } else { "would " };
+        format!("dry run: {would}{}", sentence(decision))
+    } else if stopping.is_only_a_word(decision) {
         format!("would {}; there is no lock path (docs/accounts.md)", sentence(decision))
     } else {
         sentence(decision)

@@ -7,13 +7,17 @@ use ipnetwork::IpNetwork;
 use log::{error, info, warn};
 
 use crate::address::display;
-use crate::enforce::nft::{Change, Element, Kernel, KernelStatus, Key, NetlinkKernel, NftError, NftOptions};
+use crate::enforce::nft::{self, Change, Element, Kernel, KernelStatus, Key, Leftover, NetlinkKernel, NftError, NftOptions};
 use crate::enforce::reconcile::{Keeper, LIST_AT_START_MAX, Reconcile, Report};
-use crate::engine::Engine;
 use crate::engine::jail::Scope;
+use crate::engine::{Engine, RECOVERED};
 use crate::limits::BULK_ELEMENTS_MAX;
 use crate::time::Timestamp;
 
+/// Sets up to this size are read when their bans have to be taken over (1.6 s); those of larger ones end by their own time.
+const ADOPTED_MAX: usize = 250_000;
+/// Larger ones are not counted anew for each `status` of a dry run.
+const LEFTOVERS_COUNTED_MAX: usize = 4_096;
 /// How often a firewall that cannot be used is tried again.
 const RETRY: Duration = Duration::from_secs(10);
 /// How often the same trouble is told again.
@@ -35,6 +39,12 @@ pub(super) struct Firewall {
     owed: HashSet<Key>,
     /// Bans that the kernel did not take.
     pub(super) refused: u64,
+    /// The state knows nothing of what is in the kernel: that stays, and becomes known.
+    adopts: bool,
+    /// Tables of earlier runs under other names, which have to go when the bans are in force here.
+    old_tables: Vec<String>,
+    /// In a dry run: tables of earlier runs that go on dropping packets.
+    leftovers: Vec<Leftover>,
 }
 
 type Open = Box<dyn FnMut() -> Result<Box<dyn Kernel>, NftError>>;
@@ -48,12 +58,18 @@ enum State {
 impl Firewall {
     /// Opens the kernel's firewall and brings it in line with the ledger. When it cannot be used the daemon runs all the
     /// same, says so, and tries again.
-    pub(super) fn open(options: NftOptions, dry_run: bool, engine: &Engine, now: Timestamp) -> Firewall {
+    ///
+    /// `tables` are those that bans of this state were written to; none, and what is in the kernel is taken over.
+    pub(super) fn open(options: NftOptions, dry_run: bool, tables: &[String], engine: &mut Engine, now: Timestamp) -> Firewall {
+        let table = options.table.clone();
         let mut firewall = Firewall::new(Box::new(move || Ok(Box::new(NetlinkKernel::start(options.clone())?))));
+        firewall.adopts = tables.is_empty();
+        firewall.old_tables = tables.iter().filter(|old| **old != table).cloned().collect();
         if dry_run {
             firewall.state = State::DryRun;
             info!("dry run: nothing is enforced");
-        } else if firewall.connect() {
+            firewall.look_for_leftovers(&table, tables);
+        } else if firewall.connect() && firewall.adopt(engine, now) {
             firewall.catch_up(engine, now);
         }
         firewall
@@ -69,7 +85,75 @@ impl Firewall {
             failures: 0,
             owed: HashSet::new(),
             refused: 0,
+            adopts: false,
+            old_tables: Vec::new(),
+            leftovers: Vec::new(),
         }
+    }
+
+    /// In a dry run: what earlier runs left in the kernel.
+    fn look_for_leftovers(&mut self, table: &str, tables: &[String]) {
+        let others = tables.iter().map(String::as_str).filter(|other| *other != table);
+        for name in [table].into_iter().chain(others) {
+            match nft::leftover(name, LIST_AT_START_MAX) {
+                Ok(found) => self.leftovers.extend(found),
+                // Whoever is not root cannot have left anything there.
+                Err(NftError::NotPermitted | NftError::NoNfTables) => {}
+                Err(error) => warn!("whether table inet {name} still enforces bans of an earlier run cannot be seen: {error}"),
+            }
+        }
+        if let Some(text) = self.leftover() {
+            warn!("{text}");
+        }
+    }
+
+    /// In a dry run: that an earlier run's bans are still enforced, and what to do about it.
+    pub(super) fn leftover(&mut self) -> Option<String> {
+        for index in (0..self.leftovers.len()).rev() {
+            let Some(known) = self.leftovers.get_mut(index) else { continue };
+            // They end, and somebody may tear them down. A large set is counted once.
+            let limit = if known.is_more || known.bans > LEFTOVERS_COUNTED_MAX { 0 } else { LEFTOVERS_COUNTED_MAX };
+            match nft::leftover(&known.table, limit) {
+                Ok(Some(now)) if limit > 0 => *known = now,
+                Ok(None) => drop(self.leftovers.remove(index)),
+                Ok(Some(_)) | Err(_) => {}
+            }
+        }
+        let tell = |left: &Leftover| {
+            let count = if left.is_more { format!("more than {}", left.bans) } else { left.bans.to_string() };
+            format!("{count} bans of an earlier run (table inet {}; `mailwarden teardown --table {}` removes them)", left.table, left.table)
+        };
+        let each: Vec<String> = self.leftovers.iter().filter(|left| left.bans > 0 || left.is_more).map(tell).collect();
+        (!each.is_empty()).then(|| format!("the kernel STILL ENFORCES {}", each.join(" and ")))
+    }
+
+    /// In a dry run: by which bans of an earlier run the kernel still keeps `net` out, in words.
+    pub(super) fn still_enforced(&self, net: IpNetwork) -> Option<String> {
+        let holds = |left: &&Leftover| nft::left_holding(&left.table, net).is_ok_and(|keys| !keys.is_empty());
+        let left = self.leftovers.iter().find(holds)?;
+        Some(format!(
+            "the kernel still enforces a ban of it from an earlier run, which a dry run does not touch: `mailwarden teardown --table {}` \
+             removes all of those; to lift this one for good, unban it when the daemon runs without --dry-run",
+            left.table
+        ))
+    }
+
+    /// Everything is in force here: tables under other names are not needed any more.
+    fn remove_old_tables(&mut self) {
+        let State::Up(kernel) = &self.state else { return };
+        let current = kernel.status().table;
+        self.old_tables.retain(|old| match nft::teardown(old) {
+            Ok(was_there) => {
+                if was_there {
+                    info!("removed the table inet {old} of an earlier configuration: its bans are in table inet {current} now");
+                }
+                false
+            }
+            Err(error) => {
+                warn!("table inet {old} of an earlier configuration cannot be removed: {error}; it is tried again at the next start");
+                true
+            }
+        });
     }
 
     pub(super) fn is_busy(&self) -> bool {
@@ -145,12 +229,15 @@ impl Firewall {
     }
 
     /// Every tick: a firewall that was down is tried again, one that somebody damaged is put back.
-    pub(super) fn tick(&mut self, engine: &Engine) {
+    pub(super) fn tick(&mut self, engine: &mut Engine, now: Timestamp) {
         if let State::Down { retry, .. } = &self.state
             && *retry <= Instant::now()
             && self.connect()
         {
             self.keeper.request();
+        }
+        if !self.adopt(engine, now) {
+            return;
         }
         self.pay(engine);
         let State::Up(kernel) = &mut self.state else { return };
@@ -184,9 +271,44 @@ impl Firewall {
                 true
             }
             Err(error) => {
+                // Bans of another daemon are not ours.
+                self.adopts &= !matches!(error, NftError::Owned { .. });
                 self.fail(&error);
                 false
             }
+        }
+    }
+
+    /// Takes over the kernel's bans, where the state knows nothing of them. False: that is still to be done, and until then
+    /// none of them may be taken for one that nobody wants.
+    fn adopt(&mut self, engine: &mut Engine, now: Timestamp) -> bool {
+        if !self.adopts {
+            return true;
+        }
+        let State::Up(kernel) = &mut self.state else { return false };
+        match kernel.list(ADOPTED_MAX) {
+            Ok(listing) => {
+                self.adopts = false;
+                let until = |element: &Element| element.timeout.map_or(Timestamp::NEVER, |left| now + left);
+                let found = listing.elements.iter().map(|element| (element.net, element.scope, until(element)));
+                let adopted = engine.adopt_bans(found);
+                if adopted > 0 {
+                    warn!("{adopted} bans in the kernel that the state knew nothing of stay in force (jail {RECOVERED})");
+                }
+                true
+            }
+            Err(error) => {
+                self.fail(&error);
+                false
+            }
+        }
+    }
+
+    /// Which tables hold bans of ours; `None`: nothing is in force.
+    pub(super) fn tables(&self) -> Option<Vec<String>> {
+        match &self.state {
+            State::Up(kernel) if !self.adopts => Some([kernel.status().table].into_iter().chain(self.old_tables.iter().cloned()).collect()),
+            State::Up(_) | State::Down { .. } | State::DryRun => None,
         }
     }
 
@@ -205,6 +327,7 @@ impl Firewall {
         }
         self.failures = 0;
         self.doubt = None;
+        self.remove_old_tables();
         self.note_refused(&report.refusals, report.refused);
     }
 
@@ -352,7 +475,7 @@ mod tests {
         }
 
         fn tick(&mut self) {
-            self.firewall.tick(&self.engine);
+            self.firewall.tick(&mut self.engine, NOW);
             while self.firewall.is_busy() {
                 self.firewall.work(&self.engine, NOW);
             }

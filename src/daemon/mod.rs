@@ -19,6 +19,7 @@ mod setup;
 mod stopping;
 mod stops;
 mod telling;
+mod timing;
 mod views;
 
 use std::path::PathBuf;

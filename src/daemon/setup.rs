@@ -26,7 +26,7 @@ use crate::engine::{Engine, EngineConfig};
 use crate::geo::Shared;
 use crate::parse::ParserOptions;
 use crate::source::{Inherited, Source, SourceSpec, Trust};
-use crate::store::{SavedWindows, Store};
+use crate::store::{Run, SavedWindows, Store};
 use crate::time::{Clock, SteadyClock, Timestamp};
 
 /// What `core` starts with.
@@ -60,9 +60,14 @@ pub(super) fn start(options: &Options) -> Result<(Setup, Inbox, ControlThread), 
         let config = config.clone();
         std::thread::spawn(move || engine_config(&config))
     };
-    let (store, loaded) = Store::open(&config.state.dir, now).map_err(|error| error.to_string())?;
+    let dry_run = options.dry_run || config.enforcement.dry_run;
+    let run = if dry_run { Run::Dry } else { Run::Real };
+    let (store, loaded) = Store::open(&config.state.dir, run, now).map_err(|error| error.to_string())?;
     for notice in &loaded.notices {
         error!("{notice}");
+    }
+    if let Some(dropped) = &loaded.dropped {
+        info!("{dropped}");
     }
     let engine_config = asking.join().map_err(|_| "asking the host for its addresses and networks failed")?;
     let trusted = engine_config.allow.mynetworks.clone();
@@ -73,8 +78,9 @@ pub(super) fn start(options: &Options) -> Result<(Setup, Inbox, ControlThread), 
     engine.restore_stopped(unended(loaded.stopped, now));
     // Before the firewall is compared with the ledger: a ban that is not in there is taken for one that nobody wants.
     engine.enter_restored_bans();
-    let dry_run = options.dry_run || config.enforcement.dry_run;
-    let firewall = Firewall::open(nft_options(&config), dry_run, &engine, now);
+    // Nothing carries out a lock in a dry run, so none is to be called one.
+    engine.observe_accounts(dry_run);
+    let firewall = Firewall::open(nft_options(&config), dry_run, &loaded.tables, &mut engine, now);
     let mut inherited = Inherited::from_environment();
     let geo = Geo::start(&config, now);
     engine.set_geo(Arc::new(geo.shared.clone()));
@@ -88,7 +94,7 @@ pub(super) fn start(options: &Options) -> Result<(Setup, Inbox, ControlThread), 
     let setup = Setup {
         parser_options: parser_options(now),
         correlator: Correlator::new(config.accounts.clone(), trusted),
-        effects: Effects::new(firewall, store, stopping, notifier, config.enforcement.destroy_sockets),
+        effects: Effects::new(firewall, loaded.tables, store, stopping, notifier, config.enforcement.destroy_sockets),
         config: Arc::new(config),
         clock,
         trust,

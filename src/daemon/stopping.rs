@@ -13,8 +13,9 @@ use crate::correlate::Correlator;
 use crate::enforce::errand::{Errand, QueuedMail};
 use crate::enforce::helper::Helper;
 use crate::engine::Engine;
-use crate::engine::account::{Hindrance, Stopped};
+use crate::engine::account::{Hindrance, Kind, Stopped};
 use crate::engine::decision::{Decision, Subject, Verb};
+use crate::engine::jail::Scope;
 use crate::limits::HELD_MESSAGES_MAX;
 use crate::policy::{Board, Numbers, server::Server};
 use crate::store::Store;
@@ -48,7 +49,7 @@ pub(super) struct Saved {
 /// By which ways a lock becomes more than a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct LockPath {
-    /// The policy server listens.
+    /// Postfix asks the policy server.
     pub policy: bool,
     /// The helper has a hook for locks.
     pub hooks: bool,
@@ -176,23 +177,35 @@ impl Stopping {
 
     pub fn lock_path(&self) -> LockPath {
         let hooks = self.helper.as_ref().is_some_and(|helper| helper.has_hook(Verb::Lock));
-        LockPath { policy: self.policy.is_some() && !self.is_dry_run, hooks }
+        // A server that nobody asks stops nobody. Whoever sends mail through Postfix has it asked before that shows in the log.
+        let is_asked = self.policy.is_some() && self.board.numbers().requests > 0;
+        LockPath { policy: is_asked && !self.is_dry_run, hooks }
     }
 
-    /// Whether a hold or lock is more than a word.
-    pub fn carries_out(&self, hindrance: Hindrance) -> bool {
-        match hindrance {
-            Hindrance::Locked => self.lock_path().exists(),
-            Hindrance::Held => self.lock_path().policy || self.has_helper(),
+    /// Whether a hold or lock of that submitter is more than a word. Postfix asks about nobody who hands in mail by a command, and a
+    /// client without a login has nothing to lock.
+    pub fn carries_out(&self, hindrance: Hindrance, name: &str) -> bool {
+        match (hindrance, Kind::of(name.as_bytes())) {
+            (Hindrance::Locked, Kind::Account) => self.lock_path().exists(),
+            (Hindrance::Locked, Kind::Local(_)) => self.lock_path().hooks,
+            (Hindrance::Locked, Kind::Client | Kind::Forward) => false,
+            (Hindrance::Held, Kind::Account | Kind::Client) => self.lock_path().policy || self.has_helper(),
+            (Hindrance::Held, Kind::Local(_) | Kind::Forward) => self.has_helper(),
         }
+    }
+
+    /// What a lock really closes: the mailboxes are a hook's business.
+    pub fn scope_of_lock(&self, scope: Scope) -> Scope {
+        if self.lock_path().hooks { scope } else { Scope::Submission }
     }
 
     /// A hold or lock that nothing carries out must not be told as one.
     pub fn is_only_a_word(&self, decision: &Decision) -> bool {
+        let Subject::Account(name) = &decision.subject else { return false };
         match decision.verb {
             _ if decision.observed => false,
-            Verb::Lock => !self.carries_out(Hindrance::Locked),
-            Verb::Hold => !self.carries_out(Hindrance::Held),
+            Verb::Lock => !self.carries_out(Hindrance::Locked, name),
+            Verb::Hold => !self.carries_out(Hindrance::Held, name),
             _ => false,
         }
     }
@@ -214,9 +227,12 @@ impl Stopping {
         self.helper.as_ref().is_some_and(Helper::is_installed)
     }
 
-    /// What the helper is known to have no hook for is not asked of it.
+    /// What the helper is known to have no hook for is not asked of it. Where errands wait for one that is gone, what undoes them
+    /// waits behind them: it may come back.
     fn wanted(&self, mut errands: Vec<Errand>) -> Vec<Errand> {
-        let Some(helper) = self.helper.as_ref().filter(|helper| helper.is_installed()) else { return Vec::new() };
+        let Some(helper) = self.helper.as_ref().filter(|helper| helper.is_installed() || helper.view().waiting > 0) else {
+            return Vec::new();
+        };
         let verbs = helper.view().verbs;
         errands.retain(|errand| {
             !errand.mail.is_empty() || verbs.as_ref().is_none_or(|verbs| verbs.iter().any(|verb| verb == errand.verb.as_str()))
@@ -272,9 +288,10 @@ impl Stopping {
     }
 
     fn helper_line(&self) -> Option<String> {
-        let helper = self.helper.as_ref().filter(|helper| helper.is_installed())?;
+        let helper = self.helper.as_ref().filter(|helper| helper.is_installed() || helper.view().waiting > 0)?;
         let view = helper.view();
         let mut line = match view.verbs {
+            _ if !helper.is_installed() => "its socket is gone".to_owned(),
             None => "has not answered yet".to_owned(),
             Some(verbs) if verbs.is_empty() => "no hooks, looks after the queue".to_owned(),
             Some(verbs) => format!("hooks for {}", verbs.join(", ")),

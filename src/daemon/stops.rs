@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use ipnetwork::IpNetwork;
 use serde_json::json;
 
 use super::core::Core;
 use crate::control::{Code, Request, Response, StopView};
-use crate::engine::account::{Hindrance, Stopped};
+use crate::engine::account::{Hindrance, Kind, Stopped};
 use crate::engine::decision::{Command, Reply, Subject};
 use crate::limits::{ACCOUNT_BYTES_MAX, REASON_BYTES_MAX};
 use crate::shell;
@@ -45,8 +46,8 @@ fn view(core: &Core, Stopped { name, hindrance, stop }: Stopped, now: Timestamp)
     let ends = stop.until != Timestamp::NEVER;
     StopView {
         verb: hindrance.verb().as_str().to_owned(),
-        scope: (hindrance == Hindrance::Locked).then_some(stop.scope),
-        in_force: core.effects.stopping.carries_out(hindrance),
+        scope: (hindrance == Hindrance::Locked).then(|| core.effects.stopping.scope_of_lock(stop.scope)),
+        in_force: core.effects.stopping.carries_out(hindrance, &name),
         jail: stop.jail,
         since: stop.since.rfc3339(),
         until: ends.then(|| stop.until.rfc3339()),
@@ -80,12 +81,19 @@ pub(super) fn command(core: &mut Core, request: Request, now: Timestamp) -> Resp
     if let Some(mistake) = mistake(written).filter(|_| is_stopped_anew && !is_known(core, &account)) {
         return Response::error(Code::Usage, mistake);
     }
+    if is_stopped_anew && let Some(mistake) = no_submitter(&account) {
+        return Response::error(Code::Usage, mistake);
+    }
     let shown = shell::shown(&account);
     match request {
         Request::Lock { seconds, full, reason, .. } => {
             let command = Command::Lock { account: account.clone(), duration: seconds.map(Duration::from_secs), full, reason };
             let reply = core.engine.handle_command(command, now);
-            stopped(core, reply, &account, Hindrance::Locked)
+            let mut response = stopped(core, reply, &account, Hindrance::Locked);
+            if full && response.code == Code::Ok && !core.effects.stopping.lock_path().hooks {
+                response.message.push_str("; only sending is closed, for the mailbox a hook is needed (docs/accounts.md)");
+            }
+            response
         }
         Request::Hold { reason, .. } => {
             let reply = core.engine.handle_command(Command::Hold { account: account.clone(), reason }, now);
@@ -143,12 +151,36 @@ fn stopped(core: &Core, reply: Reply, account: &str, hindrance: Hindrance) -> Re
         Reply::Refused(why) => return Response::error(Code::Refused, why),
         Reply::NotFound => return Response::error(Code::NotFound, format!("there is no account {shown}")),
     };
-    let text = match (core.effects.stopping.carries_out(hindrance), changed) {
+    let mut text = match (core.effects.stopping.carries_out(hindrance, account), changed) {
         (true, 0) => format!("{shown} is {done} already, and for as long"),
         (true, _) => format!("{done} {shown}"),
-        (false, _) => format!("{shown} {would}, but there is no way to carry that out: no policy socket, no helper (docs/accounts.md)"),
+        (false, _) => format!("{shown} {would}, but there is no way to carry that out: {} (docs/accounts.md)", missing(hindrance, account)),
     };
+    if changed > 0 && !core.engine.knows(account) {
+        text.push_str("; nothing has ever been seen of it here, so check the name");
+    }
     Response { data: json!({ "changed": changed, "account": account }), ..Response::ok(text) }
+}
+
+/// What such a hold or lock would need.
+fn missing(hindrance: Hindrance, account: &str) -> &'static str {
+    match (hindrance, Kind::of(account.as_bytes())) {
+        (Hindrance::Locked, Kind::Account) => "Postfix does not ask the policy socket, and the helper has no hook for it",
+        (Hindrance::Locked, Kind::Local(_)) => "Postfix asks nobody about mail that is handed in by a command, so the helper needs a hook",
+        (Hindrance::Locked, _) => "there is no login to lock",
+        (Hindrance::Held, Kind::Account | Kind::Client) => "Postfix does not ask the policy socket, and there is no helper",
+        (Hindrance::Held, _) => "there is no helper",
+    }
+}
+
+/// One submitter is stopped at a time.
+fn no_submitter(name: &str) -> Option<String> {
+    if name.parse::<IpNetwork>().is_ok() {
+        return Some(format!(
+            "{name} is an address, which can be banned (mailwarden ban {name}); a client without a login is client:{name}"
+        ));
+    }
+    name.starts_with('@').then(|| format!("{name} is a domain; an account is {{name}}{name}").replace("{name}", "NAME"))
 }
 
 fn freed(reply: Reply, done: String, not_found: String) -> Response {

@@ -109,8 +109,8 @@ fn bans_of(store: &Store) -> Option<BansOf> {
 fn context(decision: &Decision, engine: &Engine, stopping: &Stopping) -> Context {
     let Subject::Account(name) = &decision.subject else { return Context { in_force: true, ..Context::default() } };
     let in_force = match decision.verb {
-        Verb::Lock | Verb::Unlock => stopping.carries_out(Hindrance::Locked),
-        Verb::Hold | Verb::Release => stopping.carries_out(Hindrance::Held),
+        Verb::Lock | Verb::Unlock => stopping.carries_out(Hindrance::Locked, name),
+        Verb::Hold | Verb::Release => stopping.carries_out(Hindrance::Held, name),
         Verb::Ban | Verb::Unban | Verb::Alert => true,
     };
     let lately = engine.lately(name);

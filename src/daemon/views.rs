@@ -8,13 +8,16 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::core::Core;
+use super::timing::Timing;
 use crate::address;
 use crate::control::{BanPage, BanView, Code, Request, Response};
 use crate::engine::Engine;
+use crate::engine::account::Hindrance;
 use crate::engine::decision::{Ban, Command, Reply, Subject};
 use crate::engine::jail::Scope;
 use crate::geo::Look;
 use crate::limits::REASON_BYTES_MAX;
+use crate::source::{Source, SourceStats};
 use crate::time::Timestamp;
 
 /// The widest networks that are banned without `--force`: the largest blocks that a registry has given to anybody.
@@ -45,6 +48,7 @@ pub(super) fn status(core: &mut Core, jail: Option<&str>, now: Timestamp) -> Res
             "enforcing": kernel.is_some(),
             "dry_run": firewall.is_dry_run(),
             "problem": firewall.problem(),
+            "leftover": firewall.leftover(),
             "table": kernel.as_ref().map(|status| status.table.clone()),
             "mode": kernel.as_ref().map(|status| format!("{:?}", status.mode).to_lowercase()),
             "features": kernel.as_ref().map(|status| status.features.names()),
@@ -52,9 +56,13 @@ pub(super) fn status(core: &mut Core, jail: Option<&str>, now: Timestamp) -> Res
             "refused": firewall.refused,
             "dropped_packets": firewall.dropped_packets(),
         },
-        "state": { "problem": health.problem(), "pending": health.state.pending + health.windows.pending, "lost": health.state.lost },
+        "state": {
+            "problem": health.problem().map(str::to_owned).or_else(|| health.loss()),
+            "saved": health.problem().is_none(),
+            "pending": health.state.pending + health.windows.pending, "lost": health.state.lost,
+        },
         "lines": core.counts,
-        "sources": core.sources.iter().map(|source| SourceView::from(source.stats())).collect::<Vec<_>>(),
+        "sources": core.sources.iter().enumerate().map(|(index, source)| source_view(core, index, source)).collect::<Vec<_>>(),
         "messages": core.correlator.stats().messages,
         "worst_turn_micros": u64::try_from(core.worst_turn.as_micros()).unwrap_or(u64::MAX),
         "has_lock_path": core.effects.has_lock_path(),
@@ -77,20 +85,20 @@ struct SourceView {
     problem: Option<String>,
 }
 
-impl From<crate::source::SourceStats> for SourceView {
-    fn from(stats: crate::source::SourceStats) -> Self {
-        let crate::source::SourceStats { name, lines, truncated, errors, blind_lines, gaps, problem, .. } = stats;
-        SourceView { name, lines, truncated, errors, gaps, blind_lines, problem }
-    }
+fn source_view(core: &Core, index: usize, source: &Source) -> SourceView {
+    let SourceStats { name, lines, truncated, errors, blind_lines, gaps, problem, .. } = source.stats();
+    let off = core.timings.get(index).and_then(Timing::off);
+    let problem = problem.or_else(|| off.map(|off| off.to_string()));
+    SourceView { name, lines, truncated, errors, gaps, blind_lines, problem }
 }
 
 /// One page, by the time of the end.
-pub(super) fn bans(engine: &Engine, after: Option<(i64, IpNetwork, Scope)>, now: Timestamp) -> Response {
+pub(super) fn bans(core: &Core, after: Option<(i64, IpNetwork, Scope)>, now: Timestamp) -> Response {
     let after = after.map(|(until, net, scope)| (Timestamp::from_micros(until), net, scope));
-    let (bans, more) = engine.bans_after(after, PAGE_BANS);
+    let (bans, more) = core.engine.bans_after(after, PAGE_BANS);
     let next = bans.last().filter(|_| more).map(|ban| (ban.until.micros(), ban.net, ban.scope));
     let bans = bans.into_iter().map(|ban| view(ban, now)).collect();
-    Response::data(&BanPage { bans, next })
+    Response::data(&BanPage { bans, next, dry_run: core.effects.firewall.is_dry_run() })
 }
 
 fn view(ban: Ban, now: Timestamp) -> BanView {
@@ -109,12 +117,28 @@ fn view(ban: Ban, now: Timestamp) -> BanView {
 }
 
 /// `account` is the canonical name, should `subject` be no address.
-pub(super) fn why(engine: &Engine, subject: &str, account: String) -> Response {
-    let why = engine.why(&parse_subject(subject, account));
+pub(super) fn why(core: &Core, subject: &str, account: String) -> Response {
+    let (shown, subject) = (subject, parse_subject(subject, account));
+    let why = core.engine.why(&subject);
     if why.is_empty() {
-        return Response::error(Code::NotFound, format!("nothing is known about {}", crate::shell::shown(subject)));
+        return Response::error(Code::NotFound, format!("nothing is known about {}", crate::shell::shown(shown)));
     }
-    Response::data(&why)
+    let mut response = Response::data(&why);
+    if let Subject::Account(name) = &subject {
+        let stops = response.data["account"]["stops"].as_array_mut();
+        for stop in stops.into_iter().flatten() {
+            let (stopping, is_lock) = (&core.effects.stopping, stop["state"] == "locked");
+            let hindrance = if is_lock { Hindrance::Locked } else { Hindrance::Held };
+            stop["in_force"] = stopping.carries_out(hindrance, name).into();
+            if is_lock && stop["scope"] == json!(Scope::Auth) {
+                stop["scope"] = json!(stopping.scope_of_lock(Scope::Auth));
+            }
+        }
+    }
+    if let Some(fields) = response.data.as_object_mut().filter(|_| core.effects.firewall.is_dry_run()) {
+        fields.insert("dry_run".to_owned(), true.into());
+    }
+    response
 }
 
 pub(super) fn accounts(engine: &Engine, entered_by: Option<IpAddr>) -> Response {
@@ -131,7 +155,10 @@ fn parse_subject(text: &str, account: String) -> Subject {
     }
 }
 
-pub(super) fn command(engine: &mut Engine, request: Request, now: Timestamp) -> Response {
+pub(super) fn command(core: &mut Core, request: Request, now: Timestamp) -> Response {
+    let is_dry_run = core.effects.firewall.is_dry_run();
+    let word = |real, dry| if is_dry_run { dry } else { real };
+    let engine = &mut core.engine;
     match request {
         Request::Ban { reason, .. } if reason.len() > REASON_BYTES_MAX => reason_too_long(),
         Request::Ban { nets, seconds, scope, reason, force } => {
@@ -143,19 +170,28 @@ pub(super) fn command(engine: &mut Engine, request: Request, now: Timestamp) -> 
                 let ban = || Command::Ban { net, duration, scope, reason: reason.clone(), force };
                 (net, too_wide.unwrap_or_else(|| engine.handle_command(ban(), now)))
             });
-            sum_up(each.collect(), "banned")
+            sum_up(each.collect(), word("banned", "would ban (dry run)"))
         }
-        Request::Unban { nets } => unban(engine, nets, now),
-        Request::UnbanAll => total(engine.handle_command(Command::UnbanAll, now), "lifted", "bans"),
+        Request::Unban { nets } => unban(core, nets, now),
+        Request::UnbanAll => {
+            let mut response = total(engine.handle_command(Command::UnbanAll, now), word("lifted", "would lift (dry run)"), "bans");
+            if let Some(leftover) = core.effects.firewall.leftover() {
+                response.code = Code::Refused;
+                response.message.push_str(&format!("; {leftover}"));
+            }
+            response
+        }
         Request::Undo { since } => {
-            total(engine.handle_command(Command::Undo { since: Timestamp::from_micros(since) }, now), "took back", "decisions")
+            let reply = engine.handle_command(Command::Undo { since: Timestamp::from_micros(since) }, now);
+            total(reply, word("took back", "would take back (dry run)"), "decisions")
         }
         _ => Response::error(Code::BadRequest, "no command"),
     }
 }
 
 /// An address may be shut out by the ban of a network, and a network be full of banned addresses: what was lifted is named.
-fn unban(engine: &mut Engine, nets: Vec<IpNetwork>, now: Timestamp) -> Response {
+fn unban(core: &mut Core, nets: Vec<IpNetwork>, now: Timestamp) -> Response {
+    let (engine, firewall) = (&mut core.engine, &core.effects.firewall);
     let (mut each, mut lifted, mut lines) = (Vec::new(), Vec::new(), Vec::new());
     for net in nets {
         let net = address::network(address::canonical(net.ip()), prefix(net));
@@ -167,9 +203,9 @@ fn unban(engine: &mut Engine, nets: Vec<IpNetwork>, now: Timestamp) -> Response 
             }
             lifted.extend(found.into_iter().map(address::display));
         }
-        each.push((net, reply));
+        each.push((net, firewall.still_enforced(net).map_or(reply, Reply::Refused)));
     }
-    let mut response = sum_up(each, "unbanned");
+    let mut response = sum_up(each, if firewall.is_dry_run() { "would unban (dry run)" } else { "unbanned" });
     lines.insert(0, response.message);
     response.message = lines.join("\n");
     response.data["lifted"] = json!(lifted);

@@ -12,7 +12,7 @@ use super::known::seconds;
 use super::ledger::{Added, BanKey, Entry};
 use super::rule::{self, Group};
 use super::verdict::{WIDENING, end};
-use super::{Allow, Engine, EngineConfig};
+use super::{Allow, Engine, EngineConfig, RECOVERED};
 use crate::limits;
 use crate::time::Timestamp;
 
@@ -124,6 +124,27 @@ impl Engine {
             .collect();
         freed.sort_by_key(|entry| (entry.since, entry.key()));
         self.lift_all(&freed, "the address is never banned, says the new configuration");
+    }
+
+    /// Bans that the firewall holds and nobody remembers go on as they are, but for those of addresses that are never banned. How
+    /// many are new here.
+    pub fn adopt_bans(&mut self, found: impl IntoIterator<Item = (IpNetwork, Scope, Timestamp)>) -> usize {
+        let mut adopted = 0;
+        for (net, scope, until) in found {
+            let (key, until) = (BanKey { subnet: Subnet::new(net), scope }, until.micros());
+            let is_known = self.ledger.get(key).is_some() || self.ledger.is_full();
+            if is_known || until <= self.now || self.allow.find(key.subnet).is_some() {
+                continue;
+            }
+            let reason = "found in the kernel when what was known of it was lost".to_owned();
+            let decision = self.decision(Verb::Ban, Subject::Net(key.subnet.to_network()), scope, until, RECOVERED, reason);
+            let entry = Entry { jail: self.ledger.names.number(RECOVERED), ..Entry::new(key, decision.id, self.now, until) };
+            if self.enforce(entry, decision) == Added::New {
+                self.history.note(key.subnet, self.now, self.now);
+                adopted += 1;
+            }
+        }
+        adopted
     }
 
     fn ban_by_hand(&mut self, net: IpNetwork, duration: Option<Duration>, scope: Scope, reason: &str, force: bool) -> Reply {

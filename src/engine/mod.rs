@@ -114,9 +114,10 @@ pub struct Engine {
     watched: std::collections::BTreeMap<u128, i64>,
     /// Locks of the last day.
     locks_made: VecDeque<account::Spent>,
+    /// When it was last told that the budget of locks is used up.
+    budget_told: i64,
     /// Accounts are only watched: what would be done is told.
     accounts_observed: bool,
-    was_observing: bool,
     geo: Arc<dyn crate::geo::Look>,
     evidence: Evidence,
     forgeries: Forgeries,
@@ -157,6 +158,8 @@ struct Totals {
     decisions_dropped: u64,
 }
 
+/// The name under which bans stand of which nobody knows any more who made them.
+pub const RECOVERED: &str = "recovered";
 /// A stamp that lies further back counts as of so long ago.
 const LATE_MICROS_MAX: i64 = 86_400_000_000;
 /// Between two sweeps of a quiet engine.
@@ -193,8 +196,8 @@ impl Engine {
             accounts_since: 0,
             watched: Default::default(),
             locks_made: VecDeque::new(),
+            budget_told: i64::MIN,
             accounts_observed: false,
-            was_observing: true,
             geo: Arc::new(crate::geo::Nowhere),
             evidence: Evidence::new(),
             forgeries: Forgeries::default(),
@@ -240,7 +243,6 @@ impl Engine {
         self.advance(now);
         self.end_bans(ENDED_PER_TIMEOUT);
         self.end_stops();
-        self.begin_to_stop();
         if self.now >= self.next_sweep {
             self.sweep();
             self.next_sweep = self.now.saturating_add(SWEEP_EVERY_MICROS);

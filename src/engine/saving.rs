@@ -11,6 +11,9 @@ use super::{Engine, sanction::SanctionConfig};
 /// A saved clock that is farther ahead than this was wrong.
 const AHEAD_MICROS_MAX: i64 = 86_400_000_000;
 
+/// And this much is the difference of two looks at it.
+const AHEAD_MICROS_TOLERATED: i64 = 1_000_000;
+
 /// A snapshot under way.
 #[derive(Debug)]
 pub(super) struct Saving {
@@ -163,7 +166,8 @@ impl Engine {
     fn resume_at(&mut self, moment: &[u8]) {
         let mut reader = Reader(moment);
         let Some(saved) = reader.i64().filter(|saved| saved.saturating_sub(self.now) <= AHEAD_MICROS_MAX) else { return };
-        self.now = saved.max(0);
+        // A clock that went ahead has been set right since: what is still to come must not wait for it.
+        self.now = saved.clamp(0, self.now.saturating_add(AHEAD_MICROS_TOLERATED));
         self.is_resumed = true;
         self.made_now = std::iter::from_fn(|| reader.u64()).collect();
     }

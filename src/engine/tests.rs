@@ -747,3 +747,21 @@ fn the_engine_may_move_to_its_thread() {
     fn is_send<T: Send>(_: &T) {}
     is_send(&World::new(Vec::new()).engine);
 }
+
+/// The clock was two hours ahead when it was saved, and is right now: nothing waits until it gets there.
+#[test]
+fn a_saved_future_blinds_no_window() {
+    let mut world = World::new(vec![jail("auth")]);
+    world.clock = 2 * HOUR;
+    world.event(EventKind::AuthFailure, from("192.0.2.1", "anna@a.example"));
+    let mut rows = Vec::new();
+    world.engine.begin_snapshot();
+    while !world.engine.next_slice(100, &mut rows) {}
+    let mut other = World::new(vec![jail("auth")]);
+    other.engine.restore(&rows);
+    let mut told = Vec::new();
+    for _ in 0..6 {
+        told.extend(other.event(EventKind::AuthFailure, from("192.0.2.2", "anna@a.example")));
+    }
+    assert_eq!(told.len(), 1, "{told:?}");
+}

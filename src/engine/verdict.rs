@@ -15,7 +15,7 @@ use super::key::{Facets, Host, Subnet};
 use super::ledger::{Added, BanKey, Entry};
 use super::measure::Firing;
 use super::{Engine, Feedback, reason};
-use crate::event::{Event, EventKind, Service};
+use crate::event::{Event, EventKind, Familiarity, Service};
 use crate::limits;
 use crate::time::Timestamp;
 
@@ -24,6 +24,9 @@ const WHOLE_HOST: &str = "*";
 /// Names of what decides without being a jail.
 pub(super) const WIDENING: &str = "widening";
 const FORGED: &str = "forged";
+/// What is said of an office that has a new line.
+const MOVED: &str =
+    ", of one domain and from the same network until now: a house that has a new line, so nothing is held against its accounts";
 
 /// A jail tripped.
 pub(super) struct Trip {
@@ -71,10 +74,18 @@ struct Case {
 
 impl Engine {
     pub(super) fn act(&mut self, trip: Trip, facets: &mut Facets<'_>) {
-        let Some(case) = self.case(&trip, facets) else { return };
+        let Some(mut case) = self.case(&trip, facets) else { return };
         let jail = case.jail.clone();
         let steps = jail.steps.get(trip.firing.from..trip.firing.to).unwrap_or_default();
-        self.score(&case, &trip, facets);
+        if self.is_move(&trip, facets) {
+            // Told once; more of them are no more news.
+            if trip.firing.from > 0 {
+                return;
+            }
+            case.reason.push_str(MOVED);
+        } else {
+            self.score(&case, &trip, facets);
+        }
         for action in steps.iter().flat_map(|step| &step.then) {
             match action {
                 Action::Ban => match (trip.refusal, case.network) {
@@ -89,6 +100,12 @@ impl Engine {
                 Action::Lock => self.demand(&case, Rung::Locked, facets),
             }
         }
+    }
+
+    /// Those who came to a new address together lived together before, in the same country.
+    fn is_move(&self, trip: &Trip, facets: &Facets<'_>) -> bool {
+        let names = &trip.firing.summary.names;
+        facets.event.whence.familiarity == Familiarity::NewNetwork && names.len() > 1 && self.is_one_house(names)
     }
 
     /// What the steps say against the submitter, or against every account that a strange address entered.

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use rusqlite::{Connection, OpenFlags};
 
 use super::error::{Damage, StoreError, damage};
+use crate::time::Timestamp;
 
 /// The formats of a file, one step after the other; `user_version` counts those taken.
 pub(super) struct Schema {
@@ -38,34 +39,54 @@ pub(super) fn make_directory(directory: &Path, notices: &mut Vec<String>) {
     }
 }
 
-/// Opens `path` and reads it with `load`. A damaged file is moved aside and begun anew.
+/// A file as [`open`] found it.
+pub(super) struct Opened<T> {
+    pub condition: Condition,
+    pub loaded: T,
+    /// It was damaged, and is begun anew: what was loaded is what could still be read.
+    pub is_anew: bool,
+}
+
+/// Opens `path` and reads it with `load`. A damaged file is moved aside and begun anew, with what `salvage` still finds in it.
 pub(super) fn open<T: Default>(
     path: &Path,
     schema: &Schema,
     notices: &mut Vec<String>,
     load: impl Fn(&Connection) -> rusqlite::Result<T>,
-) -> Result<(Condition, T), StoreError> {
+    salvage: impl Fn(&Connection) -> T,
+) -> Result<Opened<T>, StoreError> {
     let opened = connect(path, schema).and_then(|connection| match load(&connection) {
         Ok(loaded) => Ok((connection, loaded)),
         Err(error) => Err(StoreError::sqlite(path, error)),
     });
     let error = match opened {
-        Ok((connection, loaded)) => return Ok((Condition::Writable(connection), loaded)),
+        Ok((connection, loaded)) => return Ok(Opened { condition: Condition::Writable(connection), loaded, is_anew: false }),
         Err(error @ StoreError::Newer { .. }) => return Err(error),
         Err(error) => error,
     };
     if is_content(&error) {
-        return Ok(begin_anew(path, schema, notices, &error.to_string()));
+        return Ok(begin_anew(path, schema, notices, &error.to_string(), salvage));
     }
     let loaded = read_only(path, &load).ok();
     let found = if loaded.is_some() { "what it held was read" } else { "starting without what it held" };
     notices.push(format!("{error}; {found}, and nothing is saved until that ends"));
-    Ok((Condition::Unwritable(error.to_string()), loaded.unwrap_or_default()))
+    Ok(Opened { condition: Condition::Unwritable(error.to_string()), loaded: loaded.unwrap_or_default(), is_anew: false })
 }
 
-fn begin_anew<T: Default>(path: &Path, schema: &Schema, notices: &mut Vec<String>, why: &str) -> (Condition, T) {
+fn begin_anew<T: Default>(
+    path: &Path,
+    schema: &Schema,
+    notices: &mut Vec<String>,
+    why: &str,
+    salvage: impl Fn(&Connection) -> T,
+) -> Opened<T> {
+    let mut loaded = T::default();
     let moved = match move_aside(path) {
-        Ok(aside) => format!("moved to {}, starting with an empty one", aside.display()),
+        Ok(aside) => {
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            loaded = Connection::open_with_flags(&aside, flags).map(|connection| salvage(&connection)).unwrap_or_default();
+            format!("moved to {}, starting with a new one", aside.display())
+        }
         Err(error) => format!("it cannot be moved aside either ({error})"),
     };
     notices.push(format!("{} is damaged ({why}): {moved}", path.display()));
@@ -73,7 +94,7 @@ fn begin_anew<T: Default>(path: &Path, schema: &Schema, notices: &mut Vec<String
         Ok(connection) => Condition::Writable(connection),
         Err(error) => Condition::Unwritable(error.to_string()),
     };
-    (condition, T::default())
+    Opened { condition, loaded, is_anew: true }
 }
 
 /// Opens `path` for writing, in the current format.
@@ -141,20 +162,59 @@ fn escape_uri(path: &Path) -> String {
     path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23")
 }
 
+/// What the name of a damaged file goes on with, before the time.
+const ASIDE: &str = ".corrupt-";
+const ASIDE_TIME: &str = "%Y%m%dT%H%M%SZ";
+
+/// A damaged file that was moved aside and still lies there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Aside {
+    pub path: PathBuf,
+    /// When that was; `None`: its name does not tell.
+    pub time: Option<Timestamp>,
+}
+
+/// The damaged files of that name that nobody has taken away yet, the oldest first.
+pub(super) fn asides(path: &Path) -> Vec<Aside> {
+    let Some((directory, name)) = path.parent().zip(path.file_name()) else { return Vec::new() };
+    let prefix = format!("{}{ASIDE}", name.to_string_lossy());
+    let names = fs::read_dir(directory).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let is_aside = |name: &String| name.starts_with(&prefix) && !COMPANIONS.iter().any(|suffix| name.ends_with(suffix));
+    let mut names: Vec<String> = names.filter(is_aside).collect();
+    names.sort();
+    let time = |name: &str| {
+        let stamp = name.get(prefix.len()..)?.get(..16)?;
+        let time = jiff::civil::DateTime::strptime(ASIDE_TIME, stamp).ok()?;
+        Some(Timestamp::from_seconds(jiff::tz::TimeZone::UTC.to_timestamp(time).ok()?.as_second()))
+    };
+    names.iter().map(|name| Aside { path: directory.join(name), time: time(name) }).collect()
+}
+
+/// What SQLite puts beside a file.
+const COMPANIONS: [&str; 2] = ["-wal", "-shm"];
+
 /// Renames a file and its companions to `NAME.corrupt-TIME`. Says the new name.
 pub(super) fn move_aside(path: &Path) -> std::io::Result<PathBuf> {
-    let stamp =
-        jiff::Timestamp::try_from(SystemTime::now()).map_or_else(|_| "0".to_owned(), |now| now.strftime("%Y%m%dT%H%M%SZ").to_string());
+    let stamp = jiff::Timestamp::try_from(SystemTime::now()).map_or_else(|_| "0".to_owned(), |now| now.strftime(ASIDE_TIME).to_string());
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let candidates = (0..100).map(|number| if number == 0 { stamp.clone() } else { format!("{stamp}-{number}") });
-    let free = candidates.map(|stamp| path.with_file_name(format!("{name}.corrupt-{stamp}"))).find(|aside| !aside.exists());
+    let free = candidates.map(|stamp| path.with_file_name(format!("{name}{ASIDE}{stamp}"))).find(|aside| !aside.exists());
     let aside = free.ok_or(ErrorKind::AlreadyExists)?;
     fs::rename(path, &aside)?;
-    for suffix in ["-wal", "-shm"] {
+    for suffix in COMPANIONS {
         // Often there is none.
         let _ = fs::rename(with_suffix(path, suffix), with_suffix(&aside, suffix));
     }
     Ok(aside)
+}
+
+/// Removes a file and its companions.
+pub(super) fn remove(path: &Path) -> std::io::Result<()> {
+    for suffix in COMPANIONS {
+        // Often there is none.
+        let _ = fs::remove_file(with_suffix(path, suffix));
+    }
+    fs::remove_file(path)
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

@@ -1,4 +1,5 @@
-//! What outlives the daemon: bans, stopped accounts, errands of the helper and every decision in `state.db`, counts and source positions in `windows.db`.
+//! What outlives the daemon: bans, stopped accounts, errands of the helper and every decision in `state.db` (of a dry run: in
+//! `dry-run.db`), counts and source positions in `windows.db`.
 //!
 //! **Invariant:** nobody waits for the disk. Each file has a thread of its own that commits what has gathered in one
 //! transaction; a disk that is full or broken is reported ([`Store::health`]) and tried again, and enforcement goes on. A row that
@@ -19,6 +20,7 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 
 pub use error::StoreError;
+pub use file::Aside;
 pub use state::{DecisionQuery, Reader};
 pub use windows::SavedWindows;
 
@@ -40,6 +42,22 @@ pub struct Store {
     windows: Writer<Snapshot>,
 }
 
+/// Whose decisions are kept: those of a dry run stand in a file of their own, so that none of them ever comes into force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Run {
+    Real,
+    Dry,
+}
+
+impl Run {
+    const fn state_file(self) -> &'static str {
+        match self {
+            Run::Real => "state.db",
+            Run::Dry => "dry-run.db",
+        }
+    }
+}
+
 /// What was found at the start.
 pub struct Loaded {
     /// In force at `now`, one for each network and scope.
@@ -52,11 +70,16 @@ pub struct Loaded {
     pub parked: Vec<(String, QueuedMail)>,
     /// What people are still to be told, and what they were.
     pub outbox: Outbox,
+    /// Tables of the firewall that bans of the last real runs were written to. None: whatever the firewall holds, the state
+    /// knows nothing of it.
+    pub tables: Vec<String>,
     /// Source name and position.
     pub cursors: Vec<(String, String)>,
     pub windows: SavedWindows,
     /// What the operator must be told.
     pub notices: Vec<String>,
+    /// What became of a dry run's decisions.
+    pub dropped: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +104,8 @@ pub struct FileHealth {
     pub lost: u64,
     /// Times that the file turned out damaged and was begun anew.
     pub rebuilt: u64,
+    /// Damaged files that were moved aside, until somebody takes them away.
+    pub asides: Vec<Aside>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -90,9 +115,23 @@ pub struct Health {
 }
 
 impl Health {
-    /// What `status` says; `None`: all is well.
+    /// Why nothing is saved; `None`: all is.
     pub fn problem(&self) -> Option<&str> {
         self.state.error.as_deref().or(self.windows.error.as_deref())
+    }
+
+    /// What was lost, for as long as nobody has seen to it.
+    pub fn loss(&self) -> Option<String> {
+        let (what, aside) = if let Some(aside) = self.state.asides.first() {
+            ("bans, holds and locks may have been lost", aside)
+        } else {
+            ("counts and histories were lost", self.windows.asides.first()?)
+        };
+        let time = aside.time.map_or_else(String::new, |time| format!(" at {time}"));
+        Some(format!(
+            "{what}: a file was damaged and begun anew{time}; the damaged file is {}: when you have looked at it, remove it, and this message ends",
+            aside.path.display()
+        ))
     }
 
     /// Bans may be missing on disk: hand the ledger to [`Store::replace_bans`] whenever this number has grown.
@@ -101,24 +140,62 @@ impl Health {
     }
 }
 
+fn tables_of_real_runs(directory: &Path) -> Vec<String> {
+    file::read_only(&directory.join(Run::Real.state_file()), state::tables).unwrap_or_default()
+}
+
+/// What a dry run decided is over with it. Says what that was.
+fn drop_dry_run(directory: &Path, now: Timestamp) -> Option<String> {
+    let path = directory.join(Run::Dry.state_file());
+    if !path.exists() {
+        return None;
+    }
+    let found = file::read_only(&path, |connection| state::load(connection, now)).unwrap_or_default();
+    let (bans, stops) = (found.bans.len(), found.stopped.len());
+    match file::remove(&path) {
+        Ok(()) => Some(format!("what a dry run decided does not come into force: {bans} bans and {stops} holds and locks are dropped")),
+        Err(error) => Some(format!("{} cannot be removed: {error}; what is in it does not come into force", path.display())),
+    }
+}
+
 impl Store {
     /// Opens or creates both files in `directory`. A damaged file is moved aside and begun anew, one that cannot be written is read
     /// as far as possible; both are told in [`Loaded::notices`]. The one error is a file of a newer version.
-    pub fn open(directory: &Path, now: Timestamp) -> Result<(Store, Loaded), StoreError> {
+    pub fn open(directory: &Path, run: Run, now: Timestamp) -> Result<(Store, Loaded), StoreError> {
         let mut notices = Vec::new();
         file::make_directory(directory, &mut notices);
-        let state_path = directory.join("state.db");
+        let state_path = directory.join(run.state_file());
+        let dropped = if run == Run::Real { drop_dry_run(directory, now) } else { None };
         let windows_path = directory.join("windows.db");
-        let (state, remembered) = file::open(&state_path, &state::SCHEMA, &mut notices, |connection| state::load(connection, now))?;
-        let (windows, cursors) = file::open(&windows_path, &windows::SCHEMA, &mut notices, windows::load_cursors)?;
-        let saved = SavedWindows::new(&windows_path, &windows);
+        let load = |connection: &_| state::load(connection, now);
+        let state = file::open(&state_path, &state::SCHEMA, &mut notices, load, |connection| state::salvage(connection, now))?;
+        let remembered = state.loaded;
+        if state.is_anew
+            && let Some(notice) = notices.last_mut()
+        {
+            let (bans, stops) = (remembered.bans.len(), remembered.stopped.len());
+            notice.push_str(&format!("; {bans} bans and {stops} holds and locks could still be read from it"));
+        } else if remembered.left_out > 0 {
+            notices.push(format!("{}: {} rows make no sense and are left out", state_path.display(), remembered.left_out));
+        }
+        let windows = file::open(&windows_path, &windows::SCHEMA, &mut notices, windows::load_cursors, |_| Vec::new())?;
+        let saved = SavedWindows::new(&windows_path, &windows.condition);
         let store = Store {
-            state: Writer::start("store-state", state_path.clone(), &state::SCHEMA, state, state::apply),
-            windows: Writer::start("store-windows", windows_path, &windows::SCHEMA, windows, windows::apply),
+            state: Writer::start("store-state", state_path.clone(), &state::SCHEMA, state.condition, state::apply),
+            windows: Writer::start("store-windows", windows_path, &windows::SCHEMA, windows.condition, windows::apply),
             state_path,
         };
-        let state::Remembered { bans, stopped, errands, parked, outbox } = remembered;
-        Ok((store, Loaded { bans, stopped, errands, parked, outbox, cursors, windows: saved, notices }))
+        if state.is_anew {
+            store.state.send(StateJob::Begin(Box::new(remembered.clone()), now), remembered.rows().max(1));
+        }
+        let state::Remembered { bans, stopped, errands, parked, outbox, tables, left_out: _ } = remembered;
+        let tables = if run == Run::Dry { tables_of_real_runs(directory) } else { tables };
+        Ok((store, Loaded { bans, stopped, errands, parked, outbox, tables, cursors: windows.loaded, windows: saved, notices, dropped }))
+    }
+
+    /// Keeps which tables of the firewall bans of this state were written to.
+    pub fn note_tables(&self, tables: Vec<String>) {
+        self.state.send(StateJob::Tables(tables), 1);
     }
 
     /// Keeps decisions, and the bans that they put in force or lift (unless they were only observed). False when too many wait and

@@ -45,6 +45,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// A commit begins when nothing has come for so long: a transaction keeps a processor busy for milliseconds, which just now
 /// the core needs itself.
 const QUIET: Duration = Duration::from_millis(20);
+/// How often an idle file is looked at.
+const LOOK: Duration = Duration::from_secs(2);
 /// But what waits for the disk waits no longer than this before it is written.
 const GATHER_MAX: Duration = Duration::from_secs(1);
 
@@ -53,6 +55,7 @@ impl<J: Send + 'static> Writer<J> {
         let (sender, receiver) = channel();
         let shared = Arc::new(Shared::default());
         shared.health().error = condition.error();
+        shared.health().asides = file::asides(&path);
         let connection = match condition {
             Condition::Writable(connection) => Some(connection),
             Condition::Unwritable(_) => None,
@@ -174,9 +177,12 @@ impl<J> Worker<J> {
             return self.gather_until(receiver, Instant::now() + RETRY);
         }
         self.give_memory_back();
-        match receiver.recv() {
-            Ok(message) => self.take(message),
-            Err(_) => return Gathered::Closed,
+        loop {
+            match receiver.recv_timeout(LOOK) {
+                Ok(message) => break self.take(message),
+                Err(RecvTimeoutError::Timeout) => self.look(),
+                Err(RecvTimeoutError::Disconnected) => return Gathered::Closed,
+            }
         }
         let begun = Instant::now();
         while self.flushes.is_empty() {
@@ -228,6 +234,12 @@ impl<J> Worker<J> {
         }
     }
 
+    /// While nothing is to be done: what others do in the directory.
+    fn look(&self) {
+        let asides = file::asides(&self.path);
+        self.shared.health().asides = asides;
+    }
+
     fn commit(&mut self) -> Result<(), StoreError> {
         let outcome = self.try_commit();
         let mut health = self.shared.health();
@@ -258,6 +270,7 @@ impl<J> Worker<J> {
             self.connection = None;
             let moved = file::move_aside(&self.path);
             self.shared.health().rebuilt += u64::from(moved.is_ok());
+            self.look();
         }
         Err(StoreError::sqlite(&self.path, error))
     }

@@ -118,4 +118,7 @@ fn one_domain_cannot_use_up_the_locks_of_all() {
     host.play(log);
     assert_within_budget(&host);
     assert_eq!(host.told(VICTIM, Verb::Lock).len(), 1, "{:#?}", locks(&host).into_iter().map(sentence).collect::<Vec<_>>());
+    let told: Vec<String> = host.decisions.iter().filter(|told| told.verb == Verb::Alert).map(sentence).collect();
+    let of_budget = told.iter().filter(|told| told.contains("held in place of locked") && !told.contains("still held")).count();
+    assert!((1..=3).contains(&of_budget), "that some are only held is told, and not for each of them: {told:#?}");
 }

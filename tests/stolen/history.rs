@@ -254,17 +254,62 @@ fn a_stranger_in_ten_accounts_counts_against_all_ten() {
     assert_eq!(entered.len(), 10);
 }
 
+/// The same from an address in the accounts' own country: they are of many houses, so it is no house that moved.
+#[test]
+fn a_stranger_of_the_same_country_counts_as_well() {
+    let mut host = Host::shipped();
+    let mut log = Log::new(18);
+    let names: Vec<String> = (0..10).map(|number| format!("desk{number}@dom{}.example", number % 4)).collect();
+    for (number, name) in names.iter().enumerate() {
+        let number = number as u16;
+        Clerk { account: name, office: globe::line("DE", 11, number), home: globe::line("DE", 31, number) }.days(&mut log, 0..9);
+        log.imap(midnight(9) + 3 * HOUR + i64::from(number) * MINUTE, globe::line("DE", 77, 5), name);
+    }
+    host.play(log);
+    for name in &names {
+        let signs: Vec<String> = host.view(name).signs.iter().map(|sign| sign.jail.clone()).collect();
+        assert!(signs.iter().any(|jail| jail == "credential-list"), "{name}: {signs:?}");
+    }
+}
+
+/// Refused from afar once a minute, the thief still has the password; at home it is the owner's own program.
+#[test]
+fn a_lock_lasts_while_a_stranger_is_refused() {
+    for (ip, goes_on) in [(globe::line("VN", 5, 5), true), (clerk().office, false)] {
+        let mut host = Host::shipped();
+        let mut log = Log::new(20);
+        clerk().days(&mut log, 0..9);
+        steal(&mut log, midnight(9), globe::line("RU", 7, 7));
+        for minute in 0..26 * 60 {
+            log.refused(midnight(9) + (10 + minute) * MINUTE, ip, OWNER);
+        }
+        host.play(log);
+        assert_eq!(host.is(OWNER, Hindrance::Locked), goes_on, "{ip}: {:#?}", host.stops());
+    }
+}
+
 /// What the learning week only tells must not bind the weeks after it.
 #[test]
 fn whoever_was_only_watched_in_the_first_week_is_stopped_later() {
+    stopped_after_the_first_week(false);
+    stopped_after_the_first_week(true);
+}
+
+fn stopped_after_the_first_week(restarted: bool) {
     let mut host = Host::shipped();
     let mut log = Log::new(15);
-    clerk().days(&mut log, 0..14);
+    clerk().days(&mut log, 0..5);
     steal(&mut log, midnight(4), globe::line("CN", 7, 7));
     host.play(log);
     assert_eq!(host.stops(), Vec::<String>::new());
     let told = host.decisions.iter().find(|told| told.observed && told.verb == Verb::Lock && is_about(told, OWNER));
     assert!(told.is_some(), "the first week tells what would be done");
+    if restarted {
+        host.restart();
+    }
+    let mut log = Log::new(19);
+    clerk().days(&mut log, 5..14);
+    host.play(log);
     let mut log = Log::new(16);
     steal(&mut log, midnight(14), globe::line("RU", 7, 7));
     let recipients = vec![(correspondent(&mut log.dice), Answer::Sent)];

@@ -63,6 +63,28 @@ fn a_whole_office_behind_one_address_stays_free() {
     assert_eq!(host.stops(), Vec::<String>::new());
 }
 
+/// On Monday its line is another provider's: in the eyes of each account a stranger logs in, and the same one everywhere.
+#[test]
+fn an_office_with_a_new_line_is_told_and_left_alone() {
+    let mut log = Log::new(17);
+    let names: Vec<String> = (0..16).map(|number| format!("clerk{number}@kanzlei.example")).collect();
+    for name in &names {
+        let home = globe::line("DE", 60 + log.dice.below(60) as u8, log.dice.below(60_000) as u16);
+        for (office, days) in [(globe::line("DE", 50, 7), 0..14), (globe::line("DE", 51, 9), 14..21)] {
+            Clerk { account: name, office, home }.days(&mut log, days);
+        }
+    }
+    for day in 14..21 {
+        let recipients = strangers(&mut log.dice, 25, 0, 0);
+        log.mail(midnight(day) + 10 * HOUR, globe::line("DE", 51, 9), &names[3], recipients);
+    }
+    let mut host = Host::shipped();
+    host.play(log);
+    assert_eq!(host.stops(), Vec::<String>::new());
+    let told: Vec<_> = host.decisions.iter().filter(|told| told.jail == "credential-list").collect();
+    assert!(told.iter().any(|told| told.reason.contains("a new line")), "{told:#?}");
+}
+
 /// Sign-ups with addresses that do not exist, five hundred of them.
 #[test]
 fn a_shop_whose_form_is_abused_is_not_locked() {

@@ -112,6 +112,15 @@ impl Log {
         self.put(at + 2 * SECOND, &smtpd, &format!("disconnect from unknown[{ip}] ehlo=1 auth=0/1 quit=1 commands=2/3"));
     }
 
+    /// Whoever has the password of a locked account is refused after the login.
+    pub fn refused(&mut self, at: i64, ip: IpAddr, account: &str) {
+        let smtpd = format!("{SUBMISSION}[{}]", self.next());
+        let refused = format!(
+            "NOQUEUE: reject: RCPT from unknown[{ip}]: 421 4.7.1 <b@far.example>: Recipient address rejected: Sending from this account is suspended; please contact the postmaster; from=<{account}> to=<b@far.example> proto=ESMTP helo=<x> sasl_method=PLAIN sasl_username={account}"
+        );
+        self.put(at, &smtpd, &refused);
+    }
+
     /// One message, as people send it.
     pub fn mail(&mut self, at: i64, ip: IpAddr, account: &str, recipients: Recipients) {
         self.submit(at, ip, account, vec![recipients], SECOND);

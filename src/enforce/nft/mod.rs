@@ -10,6 +10,7 @@ mod fake;
 mod features;
 mod kernel;
 pub mod layout;
+mod leftover;
 mod link;
 pub mod plan;
 mod read;
@@ -28,6 +29,7 @@ pub use fake::FakeKernel;
 pub use features::{Feature, Features, probe};
 pub use kernel::{NetlinkKernel, teardown};
 pub use layout::SetId;
+pub use leftover::{Leftover, left_holding, leftover};
 
 use crate::engine::jail::Scope;
 use crate::limits;

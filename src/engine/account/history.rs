@@ -120,6 +120,11 @@ impl History {
         self.first > 0 && now.saturating_sub(self.first) >= SETTLED_SECONDS
     }
 
+    /// Networks where it was a day ago already.
+    pub fn former_networks(&self, now: u32) -> impl Iterator<Item = u32> {
+        self.networks.iter().filter(move |seen| now.saturating_sub(seen.first) >= DAY).map(|seen| seen.place)
+    }
+
     /// `country` only where it says something.
     pub fn whence(&self, ip: IpAddr, country: Option<u16>, now: u32) -> Whence {
         let is_young = self.is_young(now);

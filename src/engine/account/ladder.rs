@@ -1,5 +1,6 @@
 //! From signs to measures: alert, hold, lock.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::history::day;
@@ -36,6 +37,8 @@ const DAY_MICROS: i64 = 86_400_000_000;
 const SYSTEM_UID_MAX: u32 = 999;
 /// Under which name stands what the sum of all signs decides.
 const RISK: &str = "risk";
+const OVER_BUDGET: &str = "held in place of locked: so many locks in so short a time are a mistake of the rules until somebody has looked \
+     (`mailwarden lock` is not bound by it; [risk] has the numbers)";
 /// Points of the login family that make an account look like it is in other hands.
 const STRANGE_POINTS_MIN: f64 = 30.0;
 /// Points that say that there is mail worth a look.
@@ -64,6 +67,8 @@ pub(in crate::engine) struct Context<'a> {
     domain: Option<u128>,
     /// It came from an address that is never banned.
     is_ours: bool,
+    /// As far as the account's own record tells.
+    is_stopped: bool,
 }
 
 /// What a step of a jail says against a submitter.
@@ -80,11 +85,13 @@ impl Engine {
     pub(in crate::engine) fn in_context<'a>(&self, event: &Event<'a>) -> Context<'a> {
         let is_failure = event.kind == EventKind::AuthFailure && event.service != Service::Ssh;
         let name = if is_failure { event.account } else { submitter(event) };
-        let Some(name) = name else { return Context { event: *event, key: None, location: None, domain: None, is_ours: false } };
+        let blank = Context { event: *event, key: None, location: None, domain: None, is_ours: false, is_stopped: false };
+        let Some(name) = name else { return blank };
         let key = self.submitters.key(name);
         let (record, now) = (self.submitters.get(key), seconds(self.at));
         let domain = recipient_domain(event, self.seed);
-        let mut context = Context { event: *event, key: Some(key), location: None, domain, is_ours: false };
+        let is_stopped = record.is_some_and(|record| record.risk.rung >= Rung::Held);
+        let mut context = Context { key: Some(key), domain, is_stopped, ..blank };
         context.event.besieged = record.is_some_and(|record| self.is_besieged(record, now));
         context.event.new_recipient_domain = record.zip(domain).is_some_and(|(record, domain)| record.is_new_domain(domain, now));
         let Some(ip) = event.ip.filter(|_| needs_place(event) && (record.is_some() || !is_failure)) else {
@@ -120,7 +127,10 @@ impl Engine {
 
     /// What was seen becomes what is usual, unless much speaks against it.
     pub(in crate::engine) fn learn(&mut self, context: &Context<'_>) {
-        let Context { event, key, location, domain, is_ours } = context;
+        let Context { event, key, location, domain, is_ours, is_stopped } = context;
+        if event.kind == EventKind::Reject {
+            self.note_refused(event);
+        }
         let (Some(name), Some(key)) = (submitter(event), *key) else { return };
         let (messages, recipients) = match event.kind {
             EventKind::Message => (1, 0),
@@ -130,6 +140,9 @@ impl Engine {
         };
         let (now, micros, half_life, alert) = (seconds(self.at), self.at, self.risk.half_life, self.risk.alert);
         self.note_history(now);
+        if *is_stopped {
+            self.reconsider(key);
+        }
         let is_delivery = event.kind == EventKind::Delivery;
         self.submitters.update(key, name, micros, |record| {
             let is_frozen = record.risk.total(micros, half_life) >= alert || record.risk.rung >= Rung::Held;
@@ -151,6 +164,21 @@ impl Engine {
         });
     }
 
+    /// A locked account is refused at submission, after a login that worked: whoever is refused there has its password still.
+    fn note_refused(&mut self, event: &Event<'_>) {
+        let (Some(name), Some(ip), true) = (event.account, event.ip, event.vouched && !event.restates) else { return };
+        let is_locked = std::str::from_utf8(name).is_ok_and(|name| self.standings.get(name, Hindrance::Locked).is_some());
+        if !is_locked || self.allow.find(Host::new(ip).subnet()).is_some() {
+            return;
+        }
+        let (key, now) = (self.submitters.key(name), seconds(self.at));
+        self.submitters.modify(key, self.at, |record| {
+            if record.history.whence(ip, None, now).familiarity >= Familiarity::NewNetwork {
+                record.stranger(Host::new(ip), now, true);
+            }
+        });
+    }
+
     fn note_history(&mut self, now: u32) {
         if self.accounts_since == 0 || now < self.accounts_since {
             self.accounts_since = now;
@@ -162,19 +190,14 @@ impl Engine {
         self.accounts_observed || self.is_learning()
     }
 
-    /// From here on accounts are stopped for real: those of which that was only told are to be judged anew.
-    pub(in crate::engine) fn begin_to_stop(&mut self) {
-        let is_observing = self.is_observing_accounts();
-        if !std::mem::replace(&mut self.was_observing, is_observing) || is_observing {
-            return;
-        }
-        let (now, keys): (i64, Vec<u128>) = (self.now, self.watched.keys().copied().collect());
-        for key in keys {
-            let Some(name) = self.submitters.get(key).map(|record| String::from_utf8_lossy(&record.name).into_owned()) else { continue };
-            let is_stopped = [Hindrance::Held, Hindrance::Locked].iter().any(|hindrance| self.standings.get(&name, *hindrance).is_some());
-            if !is_stopped {
-                self.submitters.modify(key, now, |record| record.risk.rung = record.risk.rung.min(Rung::Alerted));
-            }
+    /// Who counts as stopped and is not is judged anew: that was only told while accounts were only watched, or what is saved of
+    /// the account is older than the end of its stop.
+    fn reconsider(&mut self, key: u128) {
+        let Some(record) = self.submitters.get(key).filter(|record| record.risk.rung >= Rung::Held) else { return };
+        let name = String::from_utf8_lossy(&record.name);
+        let is_stopped = [Hindrance::Held, Hindrance::Locked].iter().any(|hindrance| self.standings.get(&name, *hindrance).is_some());
+        if !is_stopped && !self.is_observing_accounts() {
+            self.submitters.modify(key, self.at, |record| record.risk.rung = Rung::Alerted);
         }
     }
 
@@ -189,6 +212,19 @@ impl Engine {
         let (key, now) = (self.submitters.key(name), self.at);
         // Whoever never logged in is nobody: names seen only in failures are not remembered here.
         self.submitters.modify(key, now, |record| record.besieged = seconds(now));
+    }
+
+    /// Nearly all of these are of one domain, and were at home in the same network before: an office that has a new line.
+    pub(in crate::engine) fn is_one_house(&self, keys: &[u128]) -> bool {
+        let now = seconds(self.at);
+        let nearly_all = keys.len() - keys.len() / 4;
+        let (mut domains, mut networks) = (BTreeMap::<&[u8], usize>::new(), BTreeMap::<u32, usize>::new());
+        for record in keys.iter().filter_map(|key| self.submitters.get(*key)) {
+            *domains.entry(domain(&record.name).unwrap_or_default()).or_default() += 1;
+            record.history.former_networks(now).for_each(|network| *networks.entry(network).or_default() += 1);
+        }
+        let most = |counts: Option<&usize>| counts.copied().unwrap_or(0) >= nearly_all;
+        most(domains.values().max()) && most(networks.values().max())
     }
 
     /// Counts a sign against the submitter of that key, and does what follows.
@@ -217,6 +253,7 @@ impl Engine {
     }
 
     fn climb(&mut self, key: u128, evidence: &[String]) {
+        self.reconsider(key);
         let (now, rules) = (self.at, &self.risk);
         let Some(record) = self.submitters.get(key) else { return };
         let (risk, rung) = (&record.risk, record.risk.rung);
@@ -252,6 +289,7 @@ impl Engine {
         evidence: &[String],
         observed: bool,
     ) {
+        self.reconsider(key);
         let (highest, but) = self.highest_rung(name);
         let mut notes: Vec<&str> = Vec::new();
         let mut rung = wanted.min(highest);
@@ -264,7 +302,10 @@ impl Engine {
         }
         if rung == Rung::Locked && !observed && !self.may_lock(name) {
             rung = Rung::Held;
-            notes.push("held in place of locked: so many locks in so short a time are a mistake of the rules until somebody has looked");
+            notes.push(OVER_BUDGET);
+            if self.submitters.get(key).is_some_and(|record| record.risk.rung >= Rung::Held) {
+                self.tell_of_budget(name, jail, &reason, evidence);
+            }
         }
         let is_higher = self.submitters.update(key, name, now, |record| {
             let is_higher = rung > record.risk.rung;
@@ -292,6 +333,18 @@ impl Engine {
             Rung::Held => self.enter_stop(Hindrance::Held, decision),
             _ => self.push(decision),
         }
+    }
+
+    /// A held account should be locked by now. One of them speaks for all.
+    fn tell_of_budget(&mut self, name: &[u8], jail: &str, reason: &str, evidence: &[String]) {
+        if self.at.saturating_sub(self.budget_told) < TEN_MINUTES_MICROS {
+            return;
+        }
+        self.budget_told = self.at;
+        let subject = Subject::Account(String::from_utf8_lossy(name).into_owned());
+        let mut decision = self.decision(Verb::Alert, subject, Scope::Submission, self.at, jail, format!("{reason}; {OVER_BUDGET}"));
+        decision.evidence = evidence.iter().take(limits::EVIDENCE_LINES_MAX).cloned().collect();
+        self.push(decision);
     }
 
     fn enter_stop(&mut self, hindrance: Hindrance, decision: Decision) {

@@ -18,6 +18,7 @@ pub(super) use ladder::{Sign, Spent};
 pub use risk::{Family, RiskRules, Rung};
 pub(super) use standing::Standings;
 pub use standing::{Hindrance, Stop, Stopped};
-pub(super) use submitter::{Kind, Submitters};
+pub use submitter::Kind;
+pub(super) use submitter::Submitters;
 pub use tally::Lately;
 pub(super) use tally::Tally;

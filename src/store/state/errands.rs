@@ -45,6 +45,11 @@ pub(super) fn load(connection: &Connection) -> rusqlite::Result<Vec<Errand>> {
     rows.filter_map(Result::transpose).collect()
 }
 
+pub(super) fn park(connection: &Connection, parked: &[(String, QueuedMail)]) -> rusqlite::Result<()> {
+    let mut insert = connection.prepare_cached("INSERT OR REPLACE INTO parked (account, queue_id, arrival) VALUES (?1, ?2, ?3)")?;
+    parked.iter().try_for_each(|(account, mail)| insert.execute(params![account, mail.queue_id, mail.arrival]).map(drop))
+}
+
 pub(super) fn parked(connection: &Connection) -> rusqlite::Result<Vec<(String, QueuedMail)>> {
     let mut select = connection.prepare("SELECT account, queue_id, arrival FROM parked")?;
     let rows = select.query_map([], |row| Ok((row.get(0)?, QueuedMail { queue_id: row.get(1)?, arrival: row.get(2)? })))?;

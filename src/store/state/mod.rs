@@ -20,7 +20,7 @@ use crate::engine::decision::{Ban, Decision};
 use crate::notify::{self, Telling};
 use crate::time::Timestamp;
 pub use read::{DecisionQuery, Reader};
-pub(super) use read::{Remembered, load};
+pub(super) use read::{Remembered, load, salvage, tables};
 use record::Recorder;
 
 pub(super) const SCHEMA: Schema = Schema {
@@ -89,23 +89,37 @@ pub(super) const SCHEMA: Schema = Schema {
                 outcome TEXT,               -- NULL: not sent yet
                 over INTEGER                -- when that was
               );",
+        "CREATE TABLE tables (         -- of the firewall, that bans of this file were written to
+                name TEXT NOT NULL PRIMARY KEY
+              ) WITHOUT ROWID;",
     ],
 };
 
 #[derive(Debug)]
 pub(super) enum StateJob {
+    /// A new file begins with what could be read of the damaged one.
+    Begin(Box<Remembered>, Timestamp),
     Decisions(Vec<Decision>, Vec<Errand>, Vec<Telling>),
     TellingsOver(Vec<String>, notify::Outcome, Timestamp),
     ErrandDone(String, Outcome),
     ReplaceStops(Vec<Stopped>),
-    ReplaceBans { bans: Vec<Ban>, now: Timestamp },
-    Prune { before: Timestamp, now: Timestamp },
+    ReplaceBans {
+        bans: Vec<Ban>,
+        now: Timestamp,
+    },
+    /// The tables of the firewall, instead of those before.
+    Tables(Vec<String>),
+    Prune {
+        before: Timestamp,
+        now: Timestamp,
+    },
 }
 
 pub(super) fn apply(connection: &Connection, jobs: &[StateJob]) -> rusqlite::Result<()> {
     let mut recorder = Recorder::new(connection)?;
     for job in jobs {
         match job {
+            StateJob::Begin(remembered, now) => begin(connection, &mut recorder, remembered, *now)?,
             StateJob::Decisions(decisions, errands, tellings) => {
                 decisions.iter().try_for_each(|decision| recorder.record(decision))?;
                 errands.iter().try_for_each(|errand| errands::add(connection, errand))?;
@@ -115,6 +129,7 @@ pub(super) fn apply(connection: &Connection, jobs: &[StateJob]) -> rusqlite::Res
             StateJob::ErrandDone(id, outcome) => errands::done(connection, id, outcome)?,
             StateJob::ReplaceStops(stopped) => stops::replace(connection, stopped)?,
             StateJob::ReplaceBans { bans, now } => recorder.replace_bans(bans, *now)?,
+            StateJob::Tables(tables) => note_tables(connection, tables)?,
             StateJob::Prune { before, now } => {
                 recorder.flush()?;
                 prune(connection, *before, *now)?;
@@ -122,6 +137,23 @@ pub(super) fn apply(connection: &Connection, jobs: &[StateJob]) -> rusqlite::Res
         }
     }
     recorder.flush()
+}
+
+fn begin(connection: &Connection, recorder: &mut Recorder<'_>, remembered: &Remembered, now: Timestamp) -> rusqlite::Result<()> {
+    let Remembered { bans, stopped, errands, parked, outbox, tables, left_out: _ } = remembered;
+    recorder.replace_bans(bans, now)?;
+    stops::replace(connection, stopped)?;
+    errands.iter().try_for_each(|errand| errands::add(connection, errand))?;
+    errands::park(connection, parked)?;
+    outbox.waiting.iter().try_for_each(|telling| tellings::add(connection, telling))?;
+    tellings::over(connection, &outbox.told, notify::Outcome::Told, now)?;
+    note_tables(connection, tables)
+}
+
+fn note_tables(connection: &Connection, tables: &[String]) -> rusqlite::Result<()> {
+    connection.execute("DELETE FROM tables", [])?;
+    let mut insert = connection.prepare_cached("INSERT OR IGNORE INTO tables (name) VALUES (?1)")?;
+    tables.iter().try_for_each(|table| insert.execute([table]).map(drop))
 }
 
 /// Rows removed in one go, and rows looked at for it.

@@ -9,6 +9,7 @@ use rusqlite::{Connection, OpenFlags, Row, params};
 use super::record::write_subject;
 use super::{errands, stops, tellings};
 use crate::enforce::errand::{Errand, QueuedMail};
+use crate::engine::RECOVERED;
 use crate::engine::account::Stopped;
 use crate::engine::decision::{Ban, Cause, Decision, Subject};
 use crate::limits::STORIES_MAX;
@@ -17,37 +18,133 @@ use crate::store::{PastBan, StoreError};
 use crate::time::Timestamp;
 
 /// What the file holds for the start.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Remembered {
     pub bans: Vec<Ban>,
     pub stopped: Vec<Stopped>,
     pub errands: Vec<Errand>,
     pub parked: Vec<(String, QueuedMail)>,
     pub outbox: Outbox,
+    pub tables: Vec<String>,
+    /// Bans, holds and locks whose rows make no sense.
+    pub left_out: usize,
+}
+
+impl Remembered {
+    pub fn rows(&self) -> usize {
+        self.bans.len() + self.stopped.len() + self.errands.len() + self.parked.len() + self.outbox.waiting.len()
+    }
 }
 
 pub fn load(connection: &Connection, now: Timestamp) -> rusqlite::Result<Remembered> {
+    let (bans, stopped) = (bans(connection, now)?, stops::load(connection)?);
+    let left_out = bans.iter().filter(|ban| ban.is_none()).count() + stopped.iter().filter(|stopped| stopped.is_none()).count();
     Ok(Remembered {
-        bans: bans(connection, now)?,
-        stopped: stops::load(connection)?,
+        bans: bans.into_iter().flatten().collect(),
+        stopped: stopped.into_iter().flatten().collect(),
         errands: errands::load(connection)?,
         parked: errands::parked(connection)?,
         outbox: tellings::load(connection)?,
+        // The firewall may have what was left out.
+        tables: if left_out == 0 { tables(connection)? } else { Vec::new() },
+        left_out,
     })
 }
 
-/// The bans in force; the evidence of the latest ones only, as the ledger keeps no more. A row that makes no sense is left out.
-fn bans(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<Ban>> {
+pub fn tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    connection.prepare("SELECT name FROM tables")?.query_map([], |row| row.get(0))?.collect()
+}
+
+/// What can still be read of a damaged file. It does not tell for which tables of the firewall that is all.
+pub fn salvage(connection: &Connection, now: Timestamp) -> Remembered {
+    Remembered {
+        bans: salvage_bans(connection, now),
+        stopped: stops::salvage(connection),
+        errands: errands::load(connection).unwrap_or_default(),
+        parked: errands::parked(connection).unwrap_or_default(),
+        outbox: tellings::load(connection).unwrap_or_default(),
+        tables: Vec::new(),
+        left_out: 0,
+    }
+}
+
+/// Rows of a table up to the first one that cannot be read, from its beginning and from its end. `select` is given the order.
+pub(super) fn from_both_ends<T>(
+    connection: &Connection,
+    select: impl Fn(&str) -> String,
+    parameters: impl rusqlite::Params + Clone,
+    read: impl Fn(&Row<'_>) -> Option<T>,
+) -> Vec<T> {
+    let mut found = Vec::new();
+    for order in ["ASC", "DESC"] {
+        let Ok(mut select) = connection.prepare(&select(order)) else { continue };
+        let Ok(mut rows) = select.query(parameters.clone()) else { continue };
+        loop {
+            match rows.next() {
+                Ok(Some(row)) => found.extend(read(row)),
+                // All of it.
+                Ok(None) => return found,
+                Err(_) => break,
+            }
+        }
+    }
+    found
+}
+
+/// The bans in force, those too whose decision cannot be read any more.
+fn salvage_bans(connection: &Connection, now: Timestamp) -> Vec<Ban> {
+    let select = |order: &str| {
+        format!(
+            "SELECT decision, net, scope, since, until, earlier FROM bans WHERE lifted IS NULL AND until > ?1 ORDER BY net {order}, scope {order}"
+        )
+    };
+    let mut found: Vec<(i64, Ban)> = from_both_ends(connection, select, [now.micros()], |row| bare_ban(row).ok().flatten());
+    found.sort_by_key(|(_, ban)| (ban.net, ban.scope));
+    found.dedup_by_key(|(_, ban)| (ban.net, ban.scope));
+    let mut story = connection.prepare("SELECT id, jail, reason, cause, evidence FROM decisions WHERE number = ?1").ok();
+    let mut told = |(number, mut ban): (i64, Ban)| {
+        let told = story.as_mut().map(|story| {
+            story.query_row([number], |row| {
+                let cause = word(row, 3)?.unwrap_or(ban.cause);
+                Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get(1)?, row.get(2)?, cause, lines(row, 4)?))
+            })
+        });
+        if let Some(Ok((id, jail, reason, cause, evidence))) = told {
+            (ban.id, ban.jail, ban.reason, ban.cause, ban.evidence) = (id, jail, reason, cause, evidence);
+        }
+        ban
+    };
+    found.into_iter().map(&mut told).collect()
+}
+
+fn bare_ban(row: &Row<'_>) -> rusqlite::Result<Option<(i64, Ban)>> {
+    let (Some(net), Some(scope)) = (word(row, 1)?, word(row, 2)?) else { return Ok(None) };
+    let ban = Ban {
+        id: 0,
+        net,
+        scope,
+        since: time(row, 3)?,
+        until: time(row, 4)?,
+        jail: RECOVERED.to_owned(),
+        reason: "why it was banned could not be read any more".to_owned(),
+        cause: Cause::Engine,
+        earlier: row.get(5)?,
+        evidence: Vec::new(),
+    };
+    Ok(Some((row.get(0)?, ban)))
+}
+
+/// The bans in force; the evidence of the latest ones only, as the ledger keeps no more. `None` for a row that makes no sense.
+fn bans(connection: &Connection, now: Timestamp) -> rusqlite::Result<Vec<Option<Ban>>> {
     // The inner select puts them in the order in which their decisions stand in the file; its LIMIT, which limits nothing, keeps
     // SQLite from merging it into the outer one.
     let mut select = connection.prepare(
         "SELECT d.id, b.net, b.scope, b.since, b.until, b.earlier, d.jail, d.reason, d.cause,
             CASE WHEN d.number > (SELECT max(number) FROM decisions) - ?2 THEN d.evidence END
          FROM (SELECT * FROM bans WHERE lifted IS NULL AND until > ?1 ORDER BY decision LIMIT -1) AS b
-         CROSS JOIN decisions d ON d.number = b.decision",
+         LEFT JOIN decisions d ON d.number = b.decision",
     )?;
-    let rows = select.query_map(params![now.micros(), STORIES_MAX as i64], |row| Ok(ban(row).ok().flatten()))?;
-    rows.filter_map(Result::transpose).collect()
+    select.query_map(params![now.micros(), STORIES_MAX as i64], |row| Ok(ban(row).ok().flatten()))?.collect()
 }
 
 fn ban(row: &Row<'_>) -> rusqlite::Result<Option<Ban>> {

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, Row, params};
 
-use super::read::{lines, time, word};
+use super::read::{from_both_ends, lines, time, word};
 use crate::engine::account::{Hindrance, Stop, Stopped};
 use crate::engine::decision::{Cause, Decision, Verb};
 
@@ -29,12 +29,24 @@ pub(super) fn replace(connection: &Connection, stopped: &[Stopped]) -> rusqlite:
     stopped.iter().try_for_each(|stopped| enter(connection, &stopped.name, stopped.hindrance, &stopped.stop))
 }
 
-/// A row that makes no sense is left out.
-pub(super) fn load(connection: &Connection) -> rusqlite::Result<Vec<Stopped>> {
+/// `None` for a row that makes no sense.
+pub(super) fn load(connection: &Connection) -> rusqlite::Result<Vec<Option<Stopped>>> {
     let mut select = connection
         .prepare("SELECT account, verb, id, scope, since, until, jail, reason, cause, evidence FROM stops ORDER BY account, verb")?;
-    let rows = select.query_map([], |row| Ok(stopped(row).ok().flatten()))?;
-    rows.filter_map(Result::transpose).collect()
+    select.query_map([], |row| Ok(stopped(row).ok().flatten()))?.collect()
+}
+
+/// What can still be read of a damaged file.
+pub(super) fn salvage(connection: &Connection) -> Vec<Stopped> {
+    let select = |order: &str| {
+        format!(
+            "SELECT account, verb, id, scope, since, until, jail, reason, cause, evidence FROM stops ORDER BY account {order}, verb {order}"
+        )
+    };
+    let mut found: Vec<Stopped> = from_both_ends(connection, select, [], |row| stopped(row).ok().flatten());
+    found.sort_by(|one, other| (&one.name, one.hindrance).cmp(&(&other.name, other.hindrance)));
+    found.dedup_by(|one, other| one.name == other.name && one.hindrance == other.hindrance);
+    found
 }
 
 fn enter(connection: &Connection, account: &str, hindrance: Hindrance, stop: &Stop) -> rusqlite::Result<()> {
