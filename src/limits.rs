@@ -37,6 +37,8 @@ pub const NETLINK_BATCH_BYTES_MAX: usize = 128 * 1024;
 pub const EVIDENCE_LINES_MAX: usize = 10;
 /// Bytes of one line of evidence.
 pub const EVIDENCE_LINE_BYTES_MAX: usize = 400;
+/// Bytes of the reason that an operator gives.
+pub const REASON_BYTES_MAX: usize = 200;
 /// Longest account name; a longer one is cut and never equals a whole name.
 pub const ACCOUNT_BYTES_MAX: usize = 255;
 /// Decisions waiting for the core to pick them up.

@@ -54,6 +54,10 @@ fn verbs_are_idempotent_and_tell_what_is_not_there() {
         (&["lock", "\"a\\nb\""], 2),
         (&["lock", "\"open"], 2),
         (&["release", "a b"], 4),
+        (&["lock", "anna", "--reason", &"x".repeat(201)], 2),
+        (&["hold", "anna", "--reason", &"x".repeat(201)], 2),
+        (&["ban", "203.0.113.9", "--reason", &"ü".repeat(101)], 2),
+        (&["ban", "203.0.113.9", "--reason", &"x".repeat(200)], 0),
         (&["lock", "-rf"], 2),
         (&["lock", "@b.example"], 2),
         (&["lock", "192.0.2.1"], 2),
@@ -160,6 +164,12 @@ fn old_logs_teach_what_is_usual() {
     let (log, state, config) = (old_log(&host), host.path("state"), host.path(""));
     let [log, state, config] = [&log, &state, &config].map(|path| path.to_str().unwrap());
     let learn = ["learn", "--config", config, "--state-dir", state, log];
+    let output = host.tool(learn);
+    assert!(output.status.code() == Some(1) && !std::path::Path::new(state).exists(), "a slip of the pen makes no directory");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("there is no directory"), "{output:?}");
+    std::fs::create_dir(state).unwrap();
+    assert_eq!(host.tool(["learn", "--config", config, "--state-dir", state, "/no/such/log"]).status.code(), Some(1));
+    assert_eq!(std::fs::read_dir(state).unwrap().count(), 0, "what cannot be read teaches nothing");
     let said = host.ok(learn);
     assert!(said.contains("learned from 50 lines") && said.contains("1 submitters"), "{said}");
     // The same lines again change nothing that matters, and no line at all is a mistake.
@@ -184,6 +194,7 @@ fn an_account_has_a_story_and_a_place_in_the_list() {
     std::fs::copy(jails, host.path("jail.d/40-accounts.toml")).unwrap();
     let (log, state, config) = (old_log(&host), host.path("state"), host.path(""));
     let [log, state, config] = [&log, &state, &config].map(|path| path.to_str().unwrap());
+    std::fs::create_dir(state).unwrap();
     host.ok(["learn", "--config", config, "--state-dir", state, log]);
     host.start();
     assert_eq!(host.ok(["accounts"]).trim(), "nothing speaks against any account");

@@ -208,7 +208,14 @@ fn a_mistaken_value_is_not_also_missing() {
 
 #[test]
 fn names_of_jails() {
-    for (name, expected) in [("\"a b\"", "cannot be the name of a jail"), ("\"\"", "cannot be the name"), ("manual", "by hand")] {
+    for (name, expected) in [
+        ("\"a b\"", "cannot be the name of a jail"),
+        ("\"\"", "cannot be the name"),
+        ("manual", "by hand"),
+        ("risk", "\"risk\" is the name"),
+        ("widening", "\"widening\" is the name"),
+        ("forged", "\"forged\" is the name"),
+    ] {
         check_files(&[("jail.d/a.toml", &format!("[jail.{name}]\n{SOUND}"))], &[expected]);
     }
 }

@@ -287,3 +287,16 @@ fn one_connection_is_served_on_standard_input() {
     }
     assert_eq!(helper.lines("told").len(), 2);
 }
+
+#[test]
+fn check_warns_of_a_lock_that_nothing_takes_back() {
+    needs_root!();
+    let dir = tempfile::tempdir().unwrap();
+    let hooks = dir.path().join("hooks.toml");
+    for (text, is_warned) in [("[hook.lock]\nrun = [[\"/bin/true\"]]\n", true), ("[hook.hold]\nrun = [[\"/bin/true\"]]\n", false)] {
+        write(&hooks, text, 0o644);
+        let output = Command::new(env!("CARGO_BIN_EXE_mailwarden-hookd")).arg("--check").arg("--hooks").arg(&hooks).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && told.contains("no [hook.unlock]") == is_warned, "{told}");
+    }
+}

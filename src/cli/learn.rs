@@ -21,7 +21,7 @@ pub(super) struct Args {
     /// Old logs, in any order, also packed (.gz, .xz, .zst)
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// The daemon's state [default: the configuration's, /var/lib/mailwarden]
+    /// The daemon's state, a directory that is there [default: the configuration's, /var/lib/mailwarden]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
 }
@@ -36,6 +36,10 @@ pub(super) fn run(global: &Global, args: &Args) -> ExitCode {
         Ok(setup) => setup,
         Err(problem) => return out::fail(global.json, FAILED, &problem),
     };
+    if let Some(missing) = args.state_dir.as_ref().filter(|dir| !dir.is_dir()) {
+        let text = format!("there is no directory {}; name the one where the daemon keeps its state, or make it first", missing.display());
+        return out::fail(global.json, FAILED, &text);
+    }
     let directory = args.state_dir.clone().unwrap_or_else(|| setup.config.state.dir.clone());
     match learn(&setup, &args.files, &directory) {
         Ok(learned) if global.json => out::done(serde_json::to_string(&learned).map_err(io::Error::from).and_then(|text| out::say(&text))),
@@ -69,6 +73,8 @@ impl Learned {
 }
 
 fn learn(setup: &Setup, files: &[PathBuf], directory: &Path) -> Result<Learned, String> {
+    // Before the state is touched.
+    let logs = replay::open(files)?;
     let now = Timestamp::from(SystemTime::now());
     let (store, loaded) = Store::open(directory, Run::Real, now).map_err(|error| error.to_string())?;
     if let Some(problem) = store.health().problem() {
@@ -84,7 +90,7 @@ fn learn(setup: &Setup, files: &[PathBuf], directory: &Path) -> Result<Learned, 
         engine.restore_learned(&known);
         engine
     };
-    let Some((mut engine, lines)) = replay::learn(setup, files, &make)? else {
+    let Some((mut engine, lines)) = replay::learn(setup, logs, &make)? else {
         return Err("no line of these files tells the time: are they mail logs?".to_owned());
     };
     let (status, until) = (engine.status(), engine.now());

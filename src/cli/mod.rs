@@ -33,6 +33,7 @@ use crate::config::{self, Paths};
 use crate::control::client::{Client, ClientError};
 use crate::control::{Code, Request, Response};
 use crate::engine::jail::Scope;
+use crate::limits::REASON_BYTES_MAX;
 use out::complain;
 
 pub const FAILED: u8 = 1;
@@ -106,8 +107,8 @@ enum Verb {
         /// Which ports to close.
         #[arg(long, default_value = "mail", value_parser = scope)]
         scope: Scope,
-        /// Kept with the ban and shown by `why`.
-        #[arg(long, default_value = "")]
+        /// Kept with the ban and shown by `why`; at most 200 bytes.
+        #[arg(long, default_value = "", value_parser = reason)]
         reason: String,
         /// Even own addresses, ignored ones, and networks wider than an IPv4 /8 or an IPv6 /19.
         #[arg(long)]
@@ -122,6 +123,7 @@ enum Verb {
         all: bool,
     },
     /// Refuse an account: it can send no more, in open sessions too.
+    #[command(after_help = NAMES)]
     Lock {
         #[arg(value_parser = account)]
         account: String,
@@ -131,8 +133,8 @@ enum Verb {
         /// Not only sending: no login at all, where a hook of the helper sees to that.
         #[arg(long)]
         full: bool,
-        /// Kept with the lock and shown by `list locks`.
-        #[arg(long, default_value = "")]
+        /// Kept with the lock and shown by `list locks`; at most 200 bytes.
+        #[arg(long, default_value = "", value_parser = reason)]
         reason: String,
     },
     /// Take an account's lock back. Messages on hold stay there until `release`.
@@ -142,11 +144,12 @@ enum Verb {
         account: String,
     },
     /// Accept an account's mail, and park it in the queue until somebody has looked.
+    #[command(after_help = NAMES)]
     Hold {
         #[arg(value_parser = account)]
         account: String,
-        /// Kept with the hold and shown by `list locks`.
-        #[arg(long, default_value = "")]
+        /// Kept with the hold and shown by `list locks`; at most 200 bytes.
+        #[arg(long, default_value = "", value_parser = reason)]
         reason: String,
     },
     /// End a hold, and let the parked mail go.
@@ -311,6 +314,10 @@ fn unreadable(global: &Global) -> ExitCode {
 
 fn print_message(global: &Global, response: &Response) -> std::io::Result<()> {
     if global.json { out::say(&serde_json::to_string(response)?) } else { out::say(&out::lines(&response.message)) }
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    if text.len() <= REASON_BYTES_MAX { Ok(text.to_owned()) } else { Err(format!("a reason has at most {REASON_BYTES_MAX} bytes")) }
 }
 
 fn account(text: &str) -> Result<String, String> {

@@ -66,15 +66,15 @@ fn run_through<'a>(setup: &'a Setup, logs: Vec<Log>, printer: Printer, make: &'a
 }
 
 /// What old logs teach: the engine behind their last line, and how many lines there were. `None`: no line told the time.
-pub(super) fn learn(setup: &Setup, files: &[PathBuf], make: &MakeEngine<'_>) -> Result<Option<(Engine, u64)>, String> {
-    let replay = run_through(setup, open(files)?, Printer::Nobody, make)?;
+pub(super) fn learn(setup: &Setup, logs: Vec<Log>, make: &MakeEngine<'_>) -> Result<Option<(Engine, u64)>, String> {
+    let replay = run_through(setup, logs, Printer::Nobody, make)?;
     let lines = replay.counts.lines;
     Ok(replay.running.map(|(engine, _)| (engine, lines)))
 }
 
 type MakeEngine<'m> = dyn Fn(Timestamp) -> Engine + 'm;
 
-fn open(files: &[PathBuf]) -> Result<Vec<Log>, String> {
+pub(super) fn open(files: &[PathBuf]) -> Result<Vec<Log>, String> {
     files.iter().map(|file| Log::open(file)).collect()
 }
 

@@ -77,7 +77,7 @@ mod tests {
             ("[control]\nsocket = \"c.sock\"\n", "2: `socket`"),
             ("[enforcement]\ntable = 7\n", "2: `table`"),
             ("[state\ndir = \"/x\"\n", "1: "),
-            ("x = \n\n\u{0}", "1: "),
+            ("x = \n", "1: "),
         ] {
             let glance = read(text);
             assert!(glance.problem.as_ref().is_some_and(|problem| problem.starts_with(line)), "{text:?}: {glance:?}");

@@ -32,6 +32,14 @@ const ACTIONS_TO_COME: [Action; 1] = [Action::Slow];
 
 const SORTS_AFTER: &str = "give your own file a name that sorts after it, such as 90-local.toml";
 
+/// Decisions that come from no jail stand under names of their own.
+const NAMES_TAKEN: [(&str, &str); 4] = [
+    ("manual", "bans by hand are listed"),
+    ("risk", "accounts are held and locked for their signs, see [risk]"),
+    ("widening", "bans of networks are listed, see [bans.widen]"),
+    ("forged", "forged lines are told"),
+];
+
 /// What the jails are checked against.
 pub struct Known<'a> {
     /// `None`: they could not be read.
@@ -210,8 +218,9 @@ impl Resolver<'_> {
         if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(is_plain) {
             let help = format!("letters, digits, - _ and . only, at most {NAME_BYTES_MAX}");
             self.error(self.name.place, Wrong::new(format!("{name:?} cannot be the name of a jail")).help(help));
-        } else if name == "manual" {
-            self.error(self.name.place, Wrong::new("\"manual\" is the name under which bans by hand are listed"));
+        } else if let Some((_, what)) = NAMES_TAKEN.iter().find(|(taken, _)| taken == name) {
+            let wrong = Wrong::new(format!("{name:?} is the name under which {what}"));
+            self.error(self.name.place, wrong.help("give the jail another one"));
         }
     }
 

@@ -9,7 +9,7 @@ use super::core::Core;
 use crate::control::{Code, Request, Response, StopView};
 use crate::engine::account::{Hindrance, Kind, Stopped};
 use crate::engine::decision::{Command, Reply, Subject};
-use crate::limits::ACCOUNT_BYTES_MAX;
+use crate::limits::{ACCOUNT_BYTES_MAX, REASON_BYTES_MAX};
 use crate::shell;
 use crate::time::Timestamp;
 
@@ -71,6 +71,11 @@ pub(super) fn command(core: &mut Core, request: Request, now: Timestamp) -> Resp
     else {
         return Response::error(Code::BadRequest, "no command about an account");
     };
+    if let Request::Lock { reason, .. } | Request::Hold { reason, .. } = &request
+        && reason.len() > REASON_BYTES_MAX
+    {
+        return super::views::reason_too_long();
+    }
     let account = name(core, written);
     let is_stopped_anew = matches!(request, Request::Lock { .. } | Request::Hold { .. });
     if let Some(mistake) = mistake(written).filter(|_| is_stopped_anew && !is_known(core, &account)) {

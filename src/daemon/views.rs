@@ -16,6 +16,7 @@ use crate::engine::account::Hindrance;
 use crate::engine::decision::{Ban, Command, Reply, Subject};
 use crate::engine::jail::Scope;
 use crate::geo::Look;
+use crate::limits::REASON_BYTES_MAX;
 use crate::source::{Source, SourceStats};
 use crate::time::Timestamp;
 
@@ -159,6 +160,7 @@ pub(super) fn command(core: &mut Core, request: Request, now: Timestamp) -> Resp
     let word = |real, dry| if is_dry_run { dry } else { real };
     let engine = &mut core.engine;
     match request {
+        Request::Ban { reason, .. } if reason.len() > REASON_BYTES_MAX => reason_too_long(),
         Request::Ban { nets, seconds, scope, reason, force } => {
             let duration = seconds.map(Duration::from_secs);
             let reason = if reason.is_empty() { "by hand".to_owned() } else { reason };
@@ -216,6 +218,10 @@ fn names(nets: &[IpNetwork]) -> String {
         names.push(format!("and {more} more (--json names them)"));
     }
     names.join(", ")
+}
+
+pub(super) fn reason_too_long() -> Response {
+    Response::error(Code::Usage, format!("a reason has at most {REASON_BYTES_MAX} bytes"))
 }
 
 /// A slip of the finger must not shut out a continent.

@@ -88,6 +88,13 @@ impl Hooks {
         self.verbs.keys().cloned().collect()
     }
 
+    /// What is allowed and hardly meant.
+    pub fn warnings(&self) -> Vec<String> {
+        let lacks_undo = self.verbs.contains_key("lock") && !self.verbs.contains_key("unlock");
+        let text = "warning: there is [hook.lock] and no [hook.unlock]: what the lock's commands do, nothing takes back";
+        lacks_undo.then(|| text.to_owned()).into_iter().collect()
+    }
+
     pub fn summary(&self) -> String {
         if self.verbs.is_empty() {
             return "no hooks".into();
@@ -172,5 +179,18 @@ mod tests {
             assert!(problem.contains(expected), "{text}: {problem}");
         }
         assert!(Hooks::parse("").unwrap().verbs().is_empty());
+    }
+
+    #[test]
+    fn a_lock_that_nothing_takes_back_is_told() {
+        let hook = |verb: &str| format!("[hook.{verb}]\nrun = [[\"/bin/true\"]]\n");
+        let warnings = |verbs: &[&str]| verbs.iter().map(|verb| hook(verb)).collect::<String>();
+        for (verbs, expected) in [(&["lock"][..], 1), (&["lock", "unlock"], 0), (&["hold"], 0), (&["lock", "release"], 1), (&[], 0)] {
+            match Hooks::parse(&warnings(verbs)) {
+                Ok(hooks) => assert_eq!(hooks.warnings().len(), expected, "{verbs:?}"),
+                // Somebody else's /bin/true.
+                Err(problem) => assert!(problem.contains("root"), "{problem}"),
+            }
+        }
     }
 }

@@ -43,7 +43,10 @@ pub struct Options {
 pub fn main() -> ExitCode {
     let options = Options::parse();
     let result = match &options.listen {
-        _ if options.check => hooks::Hooks::load(&options.hooks).map(|hooks| println!("{}", hooks.summary())),
+        _ if options.check => hooks::Hooks::load(&options.hooks).map(|hooks| {
+            hooks.warnings().iter().for_each(|warning| eprintln!("mailwarden-hookd: {}: {warning}", options.hooks.display()));
+            println!("{}", hooks.summary());
+        }),
         Some(path) => serve::listen(&options, path),
         None => serve::serve_standard_input(&options),
     };

@@ -33,6 +33,10 @@ fn unpack(mut file: File) -> io::Result<Box<dyn Read + Send>> {
     let count = read_full(&mut file, &mut magic)?;
     let magic = magic.get(..count).unwrap_or_default();
     let format = format_of(magic);
+    if let Some((packing, command)) = foreign_packing(magic) {
+        let text = format!("it is packed by {packing}; read are plain text, .gz, .xz and .zst: unpack it first (`{command}`)");
+        return Err(io::Error::new(ErrorKind::Unsupported, text));
+    }
     // A pipe cannot be wound back: what was read of it comes first.
     let is_rewound = file.rewind().is_ok();
     if is_rewound {
@@ -67,6 +71,44 @@ fn format_of(magic: &[u8]) -> Format {
         [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Format::Zstd,
         [0xfd, b'7', b'z', b'X', b'Z', 0] => Format::Xz,
         _ => Format::Plain,
+    }
+}
+
+/// What else logs come packed by, and what unpacks it. Read as text it would be a log without a single line.
+fn foreign_packing(magic: &[u8]) -> Option<(&'static str, &'static str)> {
+    Some(match magic {
+        [b'B', b'Z', b'h', b'1'..=b'9', 0x31 | 0x17, 0x41 | 0x72] => ("bzip2", "bzip2 -d"),
+        [0x1f, 0x9d, ..] => ("compress", "gzip -d"),
+        [0x04, 0x22, 0x4d, 0x18, ..] => ("lz4", "lz4 -d"),
+        [0x89, b'L', b'Z', b'O', ..] => ("lzop", "lzop -d"),
+        [b'L', b'Z', b'I', b'P', ..] => ("lzip", "lzip -d"),
+        [b'P', b'K', 3, 4, ..] => ("zip", "unzip"),
+        [b'7', b'z', 0xbc, 0xaf, 0x27, 0x1c] => ("7-Zip", "7z x"),
+        _ => return None,
+    })
+}
+
+const NOT_COMPLETE: &str = "the packed data ends too early: the file is not complete";
+
+/// In words: the decoder's own show the parts of its program.
+fn zstd_problem(error: &FrameDecoderError) -> io::Error {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    match cause.downcast_ref::<io::Error>() {
+        Some(error) if error.kind() == ErrorKind::UnexpectedEof => io::Error::new(ErrorKind::UnexpectedEof, NOT_COMPLETE),
+        _ => io::Error::new(ErrorKind::InvalidData, format!("damaged zstd data: {cause}")),
+    }
+}
+
+/// As [`zstd_problem`].
+fn xz_problem(error: lzma_rs::error::Error) -> io::Error {
+    use lzma_rs::error::Error::{HeaderTooShort, IoError, LzmaError, XzError};
+    match error {
+        IoError(error) | HeaderTooShort(error) if error.kind() != ErrorKind::UnexpectedEof => error,
+        IoError(_) | HeaderTooShort(_) => io::Error::new(ErrorKind::UnexpectedEof, NOT_COMPLETE),
+        LzmaError(text) | XzError(text) => io::Error::new(ErrorKind::InvalidData, format!("damaged xz data: {text}")),
     }
 }
 
@@ -160,7 +202,7 @@ impl<R: BufRead> Read for Zstd<R> {
                 return Ok(0);
             }
             while self.decoder.can_collect() == 0 && !self.decoder.is_finished() {
-                self.decoder.decode_blocks(&mut self.input, BlockDecodingStrategy::UptoBlocks(1)).map_err(io::Error::other)?;
+                self.decoder.decode_blocks(&mut self.input, BlockDecodingStrategy::UptoBlocks(1)).map_err(|error| zstd_problem(&error))?;
             }
             let count = self.decoder.read(buffer)?;
             if count > 0 || buffer.is_empty() {
@@ -183,7 +225,7 @@ impl<R: BufRead> Zstd<R> {
                 Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame { length, .. })) => {
                     io::copy(&mut self.input.by_ref().take(u64::from(length)), &mut io::sink())?;
                 }
-                Err(error) => return Err(io::Error::other(error)),
+                Err(error) => return Err(zstd_problem(&error)),
             }
         }
         Ok(false)
@@ -208,7 +250,7 @@ impl Xz {
                     Err(lzma_rs::error::Error::XzError(text)) if text.starts_with("Unexpected data after last XZ block") => {
                         skip_padding(&mut input)?;
                     }
-                    Err(error) => return Err(io::Error::new(ErrorKind::InvalidData, format!("{error:?}"))),
+                    Err(error) => return Err(xz_problem(error)),
                 }
             }
             io::Write::flush(&mut pipe)
@@ -319,8 +361,31 @@ mod tests {
                 continue;
             }
             std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
-            assert!(open(&path).unwrap().read_to_end(&mut found).is_err(), "half a {tool} file is an error");
+            let error = open(&path).unwrap().read_to_end(&mut found).unwrap_err().to_string();
+            assert!(!error.contains(['{', '"']), "half a {tool} file is told in words: {error}");
         }
+    }
+
+    #[test]
+    fn what_is_packed_otherwise_is_not_taken_for_text() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let heads: [(&[u8], &str); 7] = [
+            (b"BZh91AY&SY\0", "bzip2"),
+            (b"\x1f\x9d\x90abc", "compress"),
+            (b"\x04\x22\x4d\x18abc", "lz4"),
+            (b"\x89LZO\0\x0d", "lzop"),
+            (b"LZIP\x01abc", "lzip"),
+            (b"PK\x03\x04abc", "zip"),
+            (b"7z\xbc\xaf\x27\x1c", "7-Zip"),
+        ];
+        for (head, packing) in heads {
+            std::fs::write(&path, head).unwrap();
+            let error = open(&path).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.contains(&format!("packed by {packing}")) && error.contains(".gz, .xz and .zst"), "{packing}: {error}");
+        }
+        std::fs::write(&path, "BZh9: no archive").unwrap();
+        assert!(open(&path).is_ok());
     }
 
     #[test]
