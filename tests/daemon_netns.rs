@@ -418,6 +418,50 @@ fn the_table_of_another_name_goes_when_the_new_one_is_in_force() {
 }
 
 #[test]
+fn bans_of_what_is_never_banned_are_lifted_at_start_and_when_the_host_gets_an_address() {
+    inside("bans_of_what_is_never_banned_are_lifted_at_start_and_when_the_host_gets_an_address", || {
+        let (bad, good) = network();
+        let mut daemon = daemon("");
+        daemon.start();
+        let fail = |daemon: &Host, ip: &str| {
+            (0..6).for_each(|_| daemon.send(sasl_failure(ip, "anna@example.org")));
+            daemon.wait_banned(&format!("{ip}/32"));
+        };
+        let (auto, forced) = (bad.v4().to_string(), good.v4().to_string());
+        fail(&daemon, &auto);
+        daemon.ok(["ban", &forced]);
+        bad.is_cut_off(server(0, SUBMISSION));
+        daemon.stop();
+        let main = daemon.path("mailwarden.toml");
+        let text = std::fs::read_to_string(&main).unwrap();
+        let allowing = format!("mynetworks = []\nignoreip = [\"{auto}\", \"{forced}\"]\n");
+        std::fs::write(&main, text.replace("mynetworks = []\n", &allowing)).unwrap();
+        daemon.start();
+        assert!(!daemon.is_banned(&format!("{auto}/32")) && daemon.is_banned(&format!("{forced}/32")));
+        bad.reaches(server(0, SUBMISSION));
+        good.is_cut_off(server(0, 25));
+        let log = daemon.log();
+        assert!(log.contains("1 bans of an earlier run are lifted") && log.contains(&format!("unban {auto}")), "{log}");
+        daemon.stop();
+        daemon.start();
+        assert_eq!(daemon.bans().len(), 1, "lifted on disk as well");
+        std::fs::write(&main, text).unwrap();
+        daemon.ok(["reload"]);
+        // The host gets an address that is banned: an automatic ban of it ends, and none is made.
+        fail(&daemon, "198.51.100.7");
+        run("ip addr add 198.51.100.7/32 dev lo");
+        wait_for("it is lifted", || !daemon.is_banned("198.51.100.7/32"));
+        assert!(daemon.log().contains("this host has new addresses, which are never banned: 198.51.100.7;"), "{}", daemon.log());
+        daemon.ok(["reload"]);
+        (0..6).for_each(|_| daemon.send(sasl_failure("198.51.100.7", "anna@example.org")));
+        fail(&daemon, "198.51.100.9");
+        assert!(!daemon.is_banned("198.51.100.7/32"));
+        run("ip addr del 198.51.100.7/32 dev lo");
+        wait_for("it may be banned again", || daemon.tool(["ban", "198.51.100.7"]).status.success());
+    });
+}
+
+#[test]
 fn a_loss_of_state_is_told_until_it_is_seen_to() {
     inside("a_loss_of_state_is_told_until_it_is_seen_to", || {
         let mut daemon = daemon("");

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipnetwork::IpNetwork;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Options;
@@ -94,6 +95,8 @@ pub struct Core {
     /// The time of each source's last line.
     line_times: Vec<Timestamp>,
     inbox: Inbox,
+    /// Addresses of this host.
+    own: Vec<IpNetwork>,
     snapshot: Snapshot,
     next_tick: Instant,
     watchdog: Option<Duration>,
@@ -140,6 +143,7 @@ impl Core {
             line_times: Vec::new(),
             parsed: Vec::with_capacity(limits::BATCH_EVENTS_MAX),
             inbox,
+            own: setup.own,
             snapshot: Snapshot { interval, next: now + interval, running: None, rows: Vec::new() },
             next_tick: now + TICK,
             watchdog: setup::watchdog(),
@@ -236,10 +240,21 @@ impl Core {
                 Message::Loaded(loaded, answer) => self.finish_reload(loaded, answer),
                 Message::ErrandDone(id, outcome) => self.effects.store.errand_done(id, outcome),
                 Message::Told(ids, outcome) => self.effects.store.tellings_over(ids, outcome, self.clock.now()),
+                Message::OwnAddresses(own) => self.take_addresses(own),
                 Message::Stop => return Flow::Stop,
             }
         }
         Flow::Go
+    }
+
+    fn take_addresses(&mut self, own: Vec<IpNetwork>) {
+        let new: Vec<String> = own.iter().filter(|net| !self.own.contains(net)).map(|net| crate::address::display(*net)).collect();
+        let lifted = self.engine.set_own_addresses(own.clone(), self.clock.now());
+        self.own = own;
+        if !new.is_empty() {
+            log::info!("this host has new addresses, which are never banned: {}; {lifted} bans are lifted", new.join(", "));
+        }
+        self.act();
     }
 
     fn respond(&mut self, request: Request, answer: oneshot::Sender<Response>) {
@@ -297,7 +312,9 @@ impl Core {
         }
     }
 
-    fn take_over(&mut self, Loaded { mut config, engine, geo }: Loaded) -> Response {
+    fn take_over(&mut self, Loaded { mut config, mut engine, geo }: Loaded) -> Response {
+        // Those that are followed are never older than the ones of when the reload began, or become so at once.
+        engine.allow.own.clone_from(&self.own);
         setup::warn_of(&config);
         config.forget_texts();
         self.parser = Parser::new(config.filters.set.clone(), self.parser_options.clone());

@@ -116,14 +116,23 @@ impl Engine {
         self.sanction = config.sanction;
         self.risk = config.risk;
         self.ledger.set_cap(config.bans_max);
-        let mut freed: Vec<Entry> = self
-            .ledger
-            .iter()
-            .filter(|entry| entry.cause == Cause::Engine && self.allow.find(entry.key().subnet).is_some())
-            .copied()
-            .collect();
+        self.lift_allowed();
+    }
+
+    /// Lifts the automatic bans of addresses that are never banned; what an operator insisted on stays. How many. Call after
+    /// [`Engine::restore_bans`]: the configuration may be another one than that they were made under.
+    pub fn lift_allowed(&mut self) -> usize {
+        let is_allowed = |entry: &&Entry| entry.cause == Cause::Engine && self.allow.find(entry.key().subnet).is_some();
+        let mut freed: Vec<Entry> = self.ledger.iter().filter(is_allowed).copied().collect();
         freed.sort_by_key(|entry| (entry.since, entry.key()));
-        self.lift_all(&freed, "the address is never banned, says the new configuration");
+        self.lift_all(&freed, "the address is one that is never banned")
+    }
+
+    /// The host has these addresses from now on. How many bans were lifted for it.
+    pub fn set_own_addresses(&mut self, own: Vec<IpNetwork>, now: Timestamp) -> usize {
+        self.advance(now);
+        self.allow = self.allow.with_own(own);
+        self.lift_allowed()
     }
 
     /// Bans that the firewall holds and nobody remembers go on as they are, but for those of addresses that are never banned. How
