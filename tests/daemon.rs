@@ -115,6 +115,38 @@ fn sigkill_counts_no_line_of_a_file_twice_or_never() {
 }
 
 #[test]
+fn sigkill_undoes_no_unban() {
+    // Killed when neither, only the ban, or both are in a snapshot.
+    for (before, after) in [(0, 0), (1_500, 0), (0, 1_500)] {
+        let mut host = follower();
+        let log = host.path("mail.log");
+        host.start();
+        let fail = |times: u32| (0..times).for_each(|_| append(&log, &sasl_failure("203.0.113.9", "anna@example.org")));
+        fail(6);
+        host.wait_banned("203.0.113.9/32");
+        std::thread::sleep(Duration::from_millis(before));
+        // Counts no more than it would have.
+        fail(3);
+        wait_for("all lines are read", || host.status()["lines"]["lines"].as_u64() == Some(9));
+        let begin = std::time::Instant::now();
+        host.ok(["unban", "203.0.113.9"]);
+        assert!(begin.elapsed() < Duration::from_millis(500), "{:?}", begin.elapsed());
+        std::thread::sleep(Duration::from_millis(after));
+        host.kill();
+        host.start();
+        (0..6).for_each(|_| append(&log, &sasl_failure("203.0.113.200", "bert@example.org")));
+        host.wait_banned("203.0.113.200/32");
+        assert!(!host.is_banned("203.0.113.9/32"), "banned again {before}, {after}");
+        fail(5);
+        wait_for("all lines are read", || host.status()["lines"]["lines"].as_u64() >= Some(11));
+        assert!(!host.is_banned("203.0.113.9/32"), "counted twice {before}, {after}");
+        assert_eq!(host.log().matches("ban 203.0.113.9 ").count(), 2, "one ban, one unban: {}", host.log());
+        fail(1);
+        host.wait_banned("203.0.113.9/32");
+    }
+}
+
+#[test]
 fn lines_written_while_down_are_read_later() {
     let mut host = follower();
     let log = host.path("mail.log");

@@ -6,6 +6,7 @@ mod netns;
 #[expect(dead_code, reason = "not all of it is needed here")]
 mod support;
 
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -458,6 +459,42 @@ fn bans_of_what_is_never_banned_are_lifted_at_start_and_when_the_host_gets_an_ad
         assert!(!daemon.is_banned("198.51.100.7/32"));
         run("ip addr del 198.51.100.7/32 dev lo");
         wait_for("it may be banned again", || daemon.tool(["ban", "198.51.100.7"]).status.success());
+    });
+}
+
+#[test]
+fn sigkill_undoes_no_release() {
+    inside("sigkill_undoes_no_release", || {
+        let host = Host::bare("");
+        let (log, main) = (host.path("mail.log"), host.path("mailwarden.toml"));
+        std::fs::write(&log, "").unwrap();
+        let text = format!(
+            "[policy]\nsocket = {:?}\nusers = []\n[risk]\nlearning = \"0s\"\n[[source]]\nkind = \"file\"\npath = {log:?}\nfrom = \"start\"\ntrusted = true\n",
+            host.path("policy")
+        );
+        std::fs::write(main, text).unwrap();
+        let jail = "[jail.often]\non = [\"auth-success\"]\nkey = \"account\"\nmaxretry = 3\nfindtime = \"10m\"\nthen = [\"hold\"]\n";
+        std::fs::write(host.path("jail.d/often.toml"), jail).unwrap();
+        let log_in = |account: &str, times: u32| {
+            for _ in 0..times {
+                let stamp = mailwarden::time::Timestamp::from(std::time::SystemTime::now()).rfc3339();
+                let mut file = std::fs::OpenOptions::new().append(true).open(&log).unwrap();
+                let message = format!("4F07C1B9A3: client=x[203.0.113.9], sasl_method=PLAIN, sasl_username={account}");
+                writeln!(file, "{stamp} mx1 postfix/submission/smtpd[77]: {message}").unwrap();
+            }
+        };
+        let mut daemon = host;
+        daemon.start();
+        let held = |daemon: &Host, account: &str| daemon.ok(["list", "locks"]).contains(account);
+        log_in("anna@example.org", 3);
+        wait_for("anna is held", || held(&daemon, "anna@example.org"));
+        daemon.ok(["release", "anna@example.org"]);
+        daemon.kill();
+        daemon.start();
+        log_in("bert@example.org", 3);
+        wait_for("bert is held", || held(&daemon, "bert@example.org"));
+        assert!(!held(&daemon, "anna@example.org"), "{}", daemon.log());
+        assert_eq!(daemon.log().matches("hold anna@example.org").count(), 1, "{}", daemon.log());
     });
 }
 

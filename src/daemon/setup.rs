@@ -73,9 +73,11 @@ pub(super) fn start(options: &Options) -> Result<(Setup, Inbox, ControlThread), 
     let (trusted, own) = (engine_config.allow.mynetworks.clone(), engine_config.allow.own.clone());
     let mut engine = Engine::new(EngineConfig { seed: secret::load_or_make(&config.state.dir), ..engine_config }, now);
     engine.restore(&saved_rows(loaded.windows));
+    engine.restore_lifted(loaded.lifted);
     engine.restore_bans(loaded.bans);
     let saved = Saved { errands: loaded.errands, parked: loaded.parked };
     engine.restore_stopped(unended(loaded.stopped, now));
+    engine.restore_freed(loaded.freed);
     // Before the firewall is compared with the ledger: a ban that is not in there is taken for one that nobody wants.
     engine.enter_restored_bans();
     let allowed = engine.lift_allowed();

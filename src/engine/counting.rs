@@ -153,7 +153,9 @@ impl Engine {
         let protected = self.allow.find(host.subnet()).is_some();
         // An IPv6 /64 is one client, but only the address named in it is one of us.
         let allowed = protected && (host.is_ipv4() || self.allow.find(Subnet { bits, prefix: 128 }).is_some());
-        let banned = self.ledger.covering(bits, facets.event.service, stamp).map(|entry| entry.key());
+        let service = facets.event.service;
+        let banned = self.ledger.covering(bits, service, stamp).or_else(|| self.lifted.covering(bits, service, stamp));
+        let banned = banned.map(|entry| entry.key());
         Client { allowed, protected, banned, standing: self.known.standing(host, self.now) }
     }
 

@@ -104,6 +104,8 @@ pub struct Engine {
     history: History,
     widening: Widening,
     ledger: Ledger,
+    /// Bans that were lifted after the state that was restored.
+    lifted: Ledger,
     standings: account::Standings,
     submitters: account::Submitters,
     tally: account::Tally,
@@ -188,6 +190,7 @@ impl Engine {
             widening: Widening::new(seed, persist),
             sanction,
             ledger: Ledger::new(bans_max),
+            lifted: Ledger::new(bans_max),
             standings: account::Standings::default(),
             submitters: account::Submitters::new(seed, persist),
             tally: account::Tally::default(),
@@ -294,6 +297,9 @@ impl Engine {
         self.history.sweep(SWEEP_BUCKETS, now);
         self.submitters.sweep(SWEEP_BUCKETS, now);
         self.forget_watched();
+        let before = now.saturating_sub(LATE_MICROS_MAX);
+        self.forget_freed(before);
+        while self.lifted.pop_ended(before).is_some() {}
         if let Some(config) = &self.sanction.widening {
             let aging = Widening::terms(config, now).aging(u64::MAX);
             self.widening.windows_mut().sweep(SWEEP_BUCKETS, &aging);

@@ -234,6 +234,9 @@ impl Engine {
 
     /// Enters a ban in the ledger, and tells about it if that changed anything.
     pub(super) fn enforce(&mut self, entry: Entry, decision: Decision) -> Added {
+        if entry.cause == Cause::Engine && self.is_lifted_later(entry.key(), entry.since) {
+            return Added::Unchanged;
+        }
         if self.ledger.is_full() && self.ledger.get(entry.key()).is_none() {
             self.make_room();
         }

@@ -25,8 +25,8 @@ pub use state::{DecisionQuery, Reader};
 pub use windows::SavedWindows;
 
 use crate::enforce::errand::{Errand, Outcome, QueuedMail};
-use crate::engine::account::Stopped;
-use crate::engine::decision::{Ban, Decision};
+use crate::engine::account::{Freed, Stopped};
+use crate::engine::decision::{Ban, Decision, Lifted};
 use crate::engine::jail::Scope;
 use crate::engine::snapshot::SnapshotRow;
 use crate::notify::{self, Outbox, Telling};
@@ -73,6 +73,9 @@ pub struct Loaded {
     /// Tables of the firewall that bans of the last real runs were written to. None: whatever the firewall holds, the state
     /// knows nothing of it.
     pub tables: Vec<String>,
+    /// What was ended before its time within a day: lines from before that may come again.
+    pub lifted: Vec<Lifted>,
+    pub freed: Vec<Freed>,
     /// Source name and position.
     pub cursors: Vec<(String, String)>,
     pub windows: SavedWindows,
@@ -188,9 +191,11 @@ impl Store {
         if state.is_anew {
             store.state.send(StateJob::Begin(Box::new(remembered.clone()), now), remembered.rows().max(1));
         }
-        let state::Remembered { bans, stopped, errands, parked, outbox, tables, left_out: _ } = remembered;
+        let state::Remembered { bans, stopped, errands, parked, outbox, tables, lifted, freed, left_out: _ } = remembered;
         let tables = if run == Run::Dry { tables_of_real_runs(directory) } else { tables };
-        Ok((store, Loaded { bans, stopped, errands, parked, outbox, tables, cursors: windows.loaded, windows: saved, notices, dropped }))
+        let cursors = windows.loaded;
+        let loaded = Loaded { bans, stopped, errands, parked, outbox, tables, lifted, freed, cursors, windows: saved, notices, dropped };
+        Ok((store, loaded))
     }
 
     /// Keeps which tables of the firewall bans of this state were written to.
