@@ -341,6 +341,32 @@ fn a_second_daemon_is_refused() {
 }
 
 #[test]
+fn one_state_has_one_writer() {
+    let mut host = dry();
+    host.start();
+    let other = tempfile::tempdir().unwrap();
+    let start = || {
+        let mut daemon = Command::new(env!("CARGO_BIN_EXE_mailwardend"));
+        daemon.arg("--dry-run").arg("--config").arg(host.path("")).arg("--state-dir").arg(host.path("state"));
+        daemon.arg("--runtime-dir").arg(other.path()).output().unwrap()
+    };
+    let learn = || {
+        let mut tool = Command::new(env!("CARGO_BIN_EXE_mailwarden"));
+        tool.arg("learn").arg("--socket").arg(other.path().join("no.sock")).arg("--config").arg(host.path(""));
+        tool.arg("--state-dir").arg(host.path("state")).arg("/dev/null").output().unwrap()
+    };
+    for output in [start(), learn()] {
+        assert_eq!(output.status.code(), Some(1));
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let expected = format!("is in use by mailwardend (pid {})", host.pid());
+        assert!(text.contains(&expected) && text.contains("--state-dir"), "{text}");
+    }
+    assert!(host.tool(["status"]).status.success(), "the first goes on");
+    host.kill();
+    host.start();
+}
+
+#[test]
 fn replay_decides_what_the_daemon_decided() {
     let mut host = follower();
     let log = host.path("mail.log");

@@ -10,7 +10,7 @@ use super::{FAILED, Global, replay};
 use crate::control::client::Client;
 use crate::engine::snapshot::SnapshotRow;
 use crate::engine::{Engine, EngineConfig};
-use crate::store::{Run, Store};
+use crate::store::{Claim, Run, Store};
 use crate::time::Timestamp;
 
 #[derive(clap::Args, Debug)]
@@ -55,6 +55,7 @@ enum Failure {
 }
 
 fn learn(setup: &Setup, files: &[PathBuf], directory: &Path) -> Result<String, Failure> {
+    let _claim = Claim::take(directory).map_err(|error| Failure::Because(error.to_string()))?;
     let now = Timestamp::from(SystemTime::now());
     let (store, loaded) = Store::open(directory, Run::Real, now).map_err(|error| Failure::Because(error.to_string()))?;
     if let Some(problem) = store.health().problem() {
@@ -96,7 +97,7 @@ fn give_to_owner(directory: &Path) {
     let Ok(owner) = std::fs::metadata(directory) else { return };
     let files = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
     for file in files.filter(|file| file.is_file()) {
-        if let Err(problem) = std::os::unix::fs::chown(&file, Some(owner.uid()), Some(owner.gid())) {
+        if let Err(problem) = std::os::unix::fs::lchown(&file, Some(owner.uid()), Some(owner.gid())) {
             eprintln!("mailwarden: {} cannot be given to the daemon's user: {problem}", file.display());
         }
     }

@@ -22,7 +22,7 @@ use crate::enforce::nft::{Element, Key};
 use crate::engine::Engine;
 use crate::engine::decision::{Decision, Subject, Verb};
 use crate::source::SourceError;
-use crate::store::Store;
+use crate::store::{Claim, Store};
 use crate::time::Timestamp;
 
 /// Decisions taken from the engine before the other inputs get a turn.
@@ -37,6 +37,8 @@ const PRUNE: Duration = Duration::from_secs(60);
 pub(super) struct Effects {
     pub(super) firewall: Firewall,
     pub(super) store: Store,
+    /// Given back after the store has ended.
+    _claim: Claim,
     pub(super) stopping: Stopping,
     pub(super) notifier: Notifier,
     destroy_sockets: bool,
@@ -61,7 +63,7 @@ impl Effects {
     pub(super) fn new(
         firewall: Firewall,
         tables: Vec<String>,
-        store: Store,
+        (store, claim): (Store, Claim),
         stopping: Stopping,
         notifier: Notifier,
         destroy_sockets: bool,
@@ -69,6 +71,7 @@ impl Effects {
         let mut effects = Effects {
             firewall,
             store,
+            _claim: claim,
             stopping,
             notifier,
             destroy_sockets,

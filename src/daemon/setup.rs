@@ -25,7 +25,7 @@ use crate::engine::{Engine, EngineConfig};
 use crate::geo::Shared;
 use crate::parse::ParserOptions;
 use crate::source::{Inherited, Source, SourceSpec, Trust};
-use crate::store::{Run, SavedWindows, Store};
+use crate::store::{Claim, Run, SavedWindows, Store};
 use crate::time::{Clock, SteadyClock, Timestamp};
 
 /// What `core` starts with.
@@ -53,6 +53,7 @@ pub(super) fn start(options: &Options) -> Result<(Setup, Inbox, ControlThread), 
     config.forget_texts();
     let clock = SteadyClock::start();
     let now = clock.now();
+    let claim = Claim::take(&config.state.dir).map_err(|error| error.to_string())?;
     // First of all, so that of two daemons the second one touches nothing.
     let (inbox, control) = inbox::start(config.control.socket.clone(), config.control.group.clone())?;
     // While the state is read, Postfix is asked: either takes a while.
@@ -101,7 +102,7 @@ pub(super) fn start(options: &Options) -> Result<(Setup, Inbox, ControlThread), 
     let setup = Setup {
         parser_options: parser_options(now),
         correlator: Correlator::new(config.accounts.clone(), trusted),
-        effects: Effects::new(firewall, loaded.tables, store, stopping, notifier, config.enforcement.destroy_sockets),
+        effects: Effects::new(firewall, loaded.tables, (store, claim), stopping, notifier, config.enforcement.destroy_sockets),
         config: Arc::new(config),
         clock,
         trust,

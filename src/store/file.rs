@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -114,9 +114,22 @@ pub(super) fn connect(path: &Path, schema: &Schema) -> Result<Connection, StoreE
 /// It names accounts: for the daemon's user alone. SQLite gives its other files the same mode.
 fn create_private(path: &Path) -> std::io::Result<()> {
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Ok(_) => Ok(()),
+        Ok(file) => {
+            give_to_owner(&file, path);
+            Ok(())
+        }
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+/// What root makes in the daemon's directory belongs to the daemon's user, who must be able to write it. `file` was just made at
+/// `path`. SQLite does the same with its own files.
+pub fn give_to_owner(file: &fs::File, path: &Path) {
+    let Some(Ok(directory)) = path.parent().map(fs::metadata) else { return };
+    if nix::unistd::geteuid().is_root() && directory.uid() != 0 {
+        // Where that is not possible it will be told when the file cannot be written.
+        let _ = std::os::unix::fs::fchown(file, Some(directory.uid()), Some(directory.gid()));
     }
 }
 

@@ -8,6 +8,7 @@
 //! A cursor and the counts that include its lines are saved in one transaction, so no line is counted twice or skipped.
 //! Times on disk are wall clock. An operator can read both files with `sqlite3`.
 
+mod claim;
 mod error;
 mod file;
 mod state;
@@ -19,8 +20,9 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 
+pub use claim::Claim;
 pub use error::StoreError;
-pub use file::Aside;
+pub use file::{Aside, give_to_owner};
 pub use state::{DecisionQuery, Reader};
 pub use windows::SavedWindows;
 
