@@ -45,6 +45,8 @@ pub(super) struct Effects {
     closer: Closer,
     troubles: HashMap<usize, (String, Instant)>,
     store_problem: Option<String>,
+    /// What was lost, as the log has it.
+    loss: Option<String>,
     bans_missing: u64,
     /// The tables of the firewall that the state tells of.
     tables: Vec<String>,
@@ -78,6 +80,7 @@ impl Effects {
             closer: Closer::default(),
             troubles: HashMap::new(),
             store_problem: None,
+            loss: None,
             bans_missing: 0,
             tables,
             last_prune: Instant::now(),
@@ -171,6 +174,13 @@ impl Effects {
             self.tables.clear();
         }
         self.note_tables();
+        let loss = health.loss();
+        if self.loss != loss {
+            if let Some(loss) = &loss {
+                error!("{loss}");
+            }
+            self.loss = loss;
+        }
         if self.store_problem.as_deref() != health.problem() {
             self.store_problem = health.problem().map(str::to_owned);
             match &self.store_problem {

@@ -97,6 +97,19 @@ fn begin_anew<T: Default>(
     Opened { condition, loaded, is_anew: true }
 }
 
+/// What a file is known by while its name may come to stand for another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+/// `None`: there is no such file.
+pub(super) fn identity(path: &Path) -> Option<Identity> {
+    let found = fs::metadata(path).ok()?;
+    Some(Identity { device: found.dev(), inode: found.ino() })
+}
+
 /// Opens `path` for writing, in the current format.
 pub(super) fn connect(path: &Path, schema: &Schema) -> Result<Connection, StoreError> {
     let failed = |error| StoreError::sqlite(path, error);

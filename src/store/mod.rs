@@ -109,6 +109,8 @@ pub struct FileHealth {
     pub lost: u64,
     /// Times that the file turned out damaged and was begun anew.
     pub rebuilt: u64,
+    /// When it was noticed that somebody had removed the file, the last time.
+    pub gone: Option<Timestamp>,
     /// Damaged files that were moved aside, until somebody takes them away.
     pub asides: Vec<Aside>,
 }
@@ -127,6 +129,12 @@ impl Health {
 
     /// What was lost, for as long as nobody has seen to it.
     pub fn loss(&self) -> Option<String> {
+        if let Some(time) = self.state.gone.max(self.windows.gone) {
+            return Some(format!(
+                "somebody removed files of the state while the daemon ran (noticed at {time}): bans, holds and locks were written anew, \
+                 but histories, counts and earlier decisions are lost on disk; a restart of the daemon ends this message"
+            ));
+        }
         let (what, aside) = if let Some(aside) = self.state.asides.first() {
             ("bans, holds and locks may have been lost", aside)
         } else {
