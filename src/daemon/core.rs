@@ -44,6 +44,7 @@ pub fn run(options: &Options) -> ExitCode {
     match setup::start(options) {
         Ok((setup, inbox, control)) => {
             let mut core = Core::new(setup, inbox);
+            core.note_enforcing(core.clock.now());
             notify(&[NotifyState::Ready]);
             core.serve();
             core.finish();
@@ -97,6 +98,8 @@ pub struct Core {
     inbox: Inbox,
     /// Addresses of this host.
     own: Vec<IpNetwork>,
+    /// As the engine knows it.
+    is_enforcing: bool,
     snapshot: Snapshot,
     next_tick: Instant,
     watchdog: Option<Duration>,
@@ -144,6 +147,7 @@ impl Core {
             parsed: Vec::with_capacity(limits::BATCH_EVENTS_MAX),
             inbox,
             own: setup.own,
+            is_enforcing: true,
             snapshot: Snapshot { interval, next: now + interval, running: None, rows: Vec::new() },
             next_tick: now + TICK,
             watchdog: setup::watchdog(),
@@ -351,6 +355,7 @@ impl Core {
         self.next_tick = Instant::now() + TICK;
         self.parser.set_reference(now);
         self.effects.firewall.tick(&mut self.engine, now);
+        self.note_enforcing(now);
         // A lock that nothing carries out must not be called one.
         self.engine.observe_accounts(!self.effects.has_lock_path());
         self.effects.chase(&self.engine, &self.correlator, now);
@@ -359,6 +364,15 @@ impl Core {
         if self.watchdog.is_some() {
             // Fed from here, so that a core that hangs is restarted.
             notify(&[NotifyState::Watchdog]);
+        }
+    }
+
+    /// Lines of the banned are no sign of anything while their bans are not in the kernel.
+    fn note_enforcing(&mut self, now: Timestamp) {
+        let is_enforcing = self.effects.firewall.is_enforcing();
+        if is_enforcing != self.is_enforcing {
+            self.is_enforcing = is_enforcing;
+            self.engine.note_enforcing(is_enforcing.then_some(now));
         }
     }
 

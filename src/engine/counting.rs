@@ -293,9 +293,11 @@ impl Engine {
         };
         // A connection that was cut off is told, too: only what needs fresh packets says that they still come.
         let is_fresh = matches!(event.kind, EventKind::AuthFailure | EventKind::AuthSuccess | EventKind::Reject);
-        if is_fresh && !entry.ineffective && stamp.saturating_sub(entry.since) >= patience {
+        // Only what was written when the firewall had the ban.
+        let since = self.late.get(&key).copied().unwrap_or(entry.since).max(self.enforcing_since);
+        if is_fresh && !entry.ineffective && stamp.saturating_sub(since) >= patience {
             self.ledger.patch(key, |entry| entry.ineffective = true);
-            self.alert_ineffective(&entry, event, stamp);
+            self.alert_ineffective(&entry, event, since, stamp);
         }
     }
 }
