@@ -169,6 +169,38 @@ fn sigkill_counts_no_line_of_a_file_twice_or_never() {
 }
 
 #[test]
+fn sigkill_undoes_no_unban() {
+    // Killed when neither, only the ban, or both are in a snapshot.
+    for (before, after) in [(0, 0), (1_500, 0), (0, 1_500)] {
+        let mut host = follower();
+        let log = host.path("mail.log");
+        host.start();
+        let fail = |times: u32| (0..times).for_each(|_| append(&log, &sasl_failure("203.0.113.9", "anna@example.org")));
+        fail(6);
+        host.wait_banned("203.0.113.9/32");
+        std::thread::sleep(Duration::from_millis(before));
+        // Counts no more than it would have.
+        fail(3);
+        wait_for("all lines are read", || host.status()["lines"]["lines"].as_u64() == Some(9));
+        let begin = std::time::Instant::now();
+        host.ok(["unban", "203.0.113.9"]);
+        assert!(begin.elapsed() < Duration::from_millis(500), "{:?}", begin.elapsed());
+        std::thread::sleep(Duration::from_millis(after));
+        host.kill();
+        host.start();
+        (0..6).for_each(|_| append(&log, &sasl_failure("203.0.113.200", "bert@example.org")));
+        host.wait_banned("203.0.113.200/32");
+        assert!(!host.is_banned("203.0.113.9/32"), "banned again {before}, {after}");
+        fail(5);
+        wait_for("all lines are read", || host.status()["lines"]["lines"].as_u64() >= Some(11));
+        assert!(!host.is_banned("203.0.113.9/32"), "counted twice {before}, {after}");
+        assert_eq!(host.log().matches("would ban 203.0.113.9 ").count(), 1, "{}", host.log());
+        fail(1);
+        host.wait_banned("203.0.113.9/32");
+    }
+}
+
+#[test]
 fn lines_written_while_down_are_read_later() {
     let mut host = follower();
     let log = host.path("mail.log");
@@ -381,6 +413,77 @@ fn a_second_daemon_is_refused() {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(text.contains("another"), "{text}");
     assert!(host.tool(["status"]).status.success(), "the first goes on");
+}
+
+#[test]
+fn one_state_has_one_writer() {
+    let mut host = dry();
+    host.start();
+    let other = tempfile::tempdir().unwrap();
+    let start = || {
+        let mut daemon = Command::new(env!("CARGO_BIN_EXE_mailwardend"));
+        daemon.arg("--dry-run").arg("--config").arg(host.path("")).arg("--state-dir").arg(host.path("state"));
+        daemon.arg("--runtime-dir").arg(other.path()).output().unwrap()
+    };
+    let learn = || {
+        let mut tool = Command::new(env!("CARGO_BIN_EXE_mailwarden"));
+        tool.arg("learn").arg("--socket").arg(other.path().join("no.sock")).arg("--config").arg(host.path(""));
+        tool.arg("--state-dir").arg(host.path("state")).arg("/dev/null").output().unwrap()
+    };
+    for output in [start(), learn()] {
+        assert_eq!(output.status.code(), Some(1));
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let expected = format!("is in use by mailwardend (pid {})", host.pid());
+        assert!(text.contains(&expected) && text.contains("--state-dir"), "{text}");
+    }
+    assert!(host.tool(["status"]).status.success(), "the first goes on");
+    host.kill();
+    host.start();
+}
+
+#[test]
+fn a_state_that_is_removed_under_the_daemon_is_written_anew_and_told() {
+    let mut host = dry();
+    host.start();
+    host.ok(["ban", "203.0.113.1"]);
+    fs::remove_dir_all(host.path("state")).unwrap();
+    host.ok(["ban", "203.0.113.2"]);
+    let status = host.status();
+    assert!(status["state"]["problem"].as_str().is_some_and(|problem| problem.contains("removed")), "{status}");
+    wait_for("the log says so", || host.log().contains("removed files of the state"));
+    wait_for("all is written", || host.status()["state"]["pending"] == 0);
+    host.kill();
+    host.start();
+    assert_eq!(host.bans().len(), 2);
+}
+
+#[test]
+fn what_root_makes_in_the_daemons_directory_is_the_daemons() {
+    if !nix::unistd::getuid().is_root() {
+        println!("SKIPPED: needs root to be somebody else");
+        assert!(std::env::var_os("MAILWARDEN_REQUIRE_NETNS").is_none());
+        return;
+    }
+    use std::os::unix::fs::MetadataExt;
+    let host = dry();
+    fs::set_permissions(host.path(""), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    fs::create_dir(host.path("state")).unwrap();
+    std::os::unix::fs::chown(host.path("state"), Some(65_534), Some(65_534)).unwrap();
+    let mut host = host;
+    host.start();
+    host.ok(["ban", "203.0.113.1"]);
+    for entry in fs::read_dir(host.path("state")).unwrap().flatten() {
+        assert_eq!(entry.metadata().unwrap().uid(), 65_534, "{:?}", entry.file_name());
+    }
+    host.stop();
+    for name in ["control.sock", "syslog.sock"] {
+        let _ = fs::remove_file(host.path(name));
+    }
+    let mut host = host.under(&["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+    host.start();
+    assert_eq!(host.status()["state"]["problem"], serde_json::Value::Null);
+    assert_eq!(host.bans().len(), 1);
+    host.ok(["ban", "203.0.113.2"]);
 }
 
 #[test]

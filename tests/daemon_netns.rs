@@ -6,6 +6,7 @@ mod netns;
 #[expect(dead_code, reason = "not all of it is needed here")]
 mod support;
 
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -414,6 +415,86 @@ fn the_table_of_another_name_goes_when_the_new_one_is_in_force() {
         assert!(daemon.log().contains("removed the table inet old"), "{}", daemon.log());
         daemon.ok(["unban", &good.v4().to_string()]);
         good.reaches(server(0, 25));
+    });
+}
+
+#[test]
+fn bans_of_what_is_never_banned_are_lifted_at_start_and_when_the_host_gets_an_address() {
+    inside("bans_of_what_is_never_banned_are_lifted_at_start_and_when_the_host_gets_an_address", || {
+        let (bad, good) = network();
+        let mut daemon = daemon("");
+        daemon.start();
+        let fail = |daemon: &Host, ip: &str| {
+            (0..6).for_each(|_| daemon.send(sasl_failure(ip, "anna@example.org")));
+            daemon.wait_banned(&format!("{ip}/32"));
+        };
+        let (auto, forced) = (bad.v4().to_string(), good.v4().to_string());
+        fail(&daemon, &auto);
+        daemon.ok(["ban", &forced]);
+        bad.is_cut_off(server(0, SUBMISSION));
+        daemon.stop();
+        let main = daemon.path("mailwarden.toml");
+        let text = std::fs::read_to_string(&main).unwrap();
+        let allowing = format!("mynetworks = []\nignoreip = [\"{auto}\", \"{forced}\"]\n");
+        std::fs::write(&main, text.replace("mynetworks = []\n", &allowing)).unwrap();
+        daemon.start();
+        assert!(!daemon.is_banned(&format!("{auto}/32")) && daemon.is_banned(&format!("{forced}/32")));
+        bad.reaches(server(0, SUBMISSION));
+        good.is_cut_off(server(0, 25));
+        let log = daemon.log();
+        assert!(log.contains("1 bans of an earlier run are lifted") && log.contains(&format!("unban {auto}")), "{log}");
+        daemon.stop();
+        daemon.start();
+        assert_eq!(daemon.bans().len(), 1, "lifted on disk as well");
+        std::fs::write(&main, text).unwrap();
+        daemon.ok(["reload"]);
+        // The host gets an address that is banned: an automatic ban of it ends, and none is made.
+        fail(&daemon, "198.51.100.7");
+        run("ip addr add 198.51.100.7/32 dev lo");
+        wait_for("it is lifted", || !daemon.is_banned("198.51.100.7/32"));
+        assert!(daemon.log().contains("this host has new addresses, which are never banned: 198.51.100.7;"), "{}", daemon.log());
+        daemon.ok(["reload"]);
+        (0..6).for_each(|_| daemon.send(sasl_failure("198.51.100.7", "anna@example.org")));
+        fail(&daemon, "198.51.100.9");
+        assert!(!daemon.is_banned("198.51.100.7/32"));
+        run("ip addr del 198.51.100.7/32 dev lo");
+        wait_for("it may be banned again", || daemon.tool(["ban", "198.51.100.7"]).status.success());
+    });
+}
+
+#[test]
+fn sigkill_undoes_no_release() {
+    inside("sigkill_undoes_no_release", || {
+        let host = Host::bare("");
+        let (log, main) = (host.path("mail.log"), host.path("mailwarden.toml"));
+        std::fs::write(&log, "").unwrap();
+        let text = format!(
+            "[policy]\nsocket = {:?}\nusers = []\n[risk]\nlearning = \"0s\"\n[[source]]\nkind = \"file\"\npath = {log:?}\nfrom = \"start\"\ntrusted = true\n",
+            host.path("policy")
+        );
+        std::fs::write(main, text).unwrap();
+        let jail = "[jail.often]\non = [\"auth-success\"]\nkey = \"account\"\nmaxretry = 3\nfindtime = \"10m\"\nthen = [\"hold\"]\n";
+        std::fs::write(host.path("jail.d/often.toml"), jail).unwrap();
+        let log_in = |account: &str, times: u32| {
+            for _ in 0..times {
+                let stamp = mailwarden::time::Timestamp::from(std::time::SystemTime::now()).rfc3339();
+                let mut file = std::fs::OpenOptions::new().append(true).open(&log).unwrap();
+                let message = format!("4F07C1B9A3: client=x[203.0.113.9], sasl_method=PLAIN, sasl_username={account}");
+                writeln!(file, "{stamp} mx1 postfix/submission/smtpd[77]: {message}").unwrap();
+            }
+        };
+        let mut daemon = host;
+        daemon.start();
+        let held = |daemon: &Host, account: &str| daemon.ok(["list", "locks"]).contains(account);
+        log_in("anna@example.org", 3);
+        wait_for("anna is held", || held(&daemon, "anna@example.org"));
+        daemon.ok(["release", "anna@example.org"]);
+        daemon.kill();
+        daemon.start();
+        log_in("bert@example.org", 3);
+        wait_for("bert is held", || held(&daemon, "bert@example.org"));
+        assert!(!held(&daemon, "anna@example.org"), "{}", daemon.log());
+        assert_eq!(daemon.log().matches("hold anna@example.org").count(), 1, "{}", daemon.log());
     });
 }
 

@@ -144,6 +144,35 @@ fn a_scope_closes_its_ports_and_no_others() {
 }
 
 #[test]
+fn what_the_host_says_to_itself_is_never_dropped() {
+    inside("what_the_host_says_to_itself_is_never_dropped", || {
+        let client = Host::new(1);
+        serve(&[25]);
+        let own = [client.server(false, 25), client.server(true, 25)];
+        for disabled in [vec![], vec![Feature::OwnerPersist]] {
+            for reject in [vec![], vec![Scope::All, Scope::Mail]] {
+                let mut kernel = NetlinkKernel::start(NftOptions { reject, ..options(&disabled) }).unwrap();
+                for scope in [Scope::All, Scope::Mail] {
+                    let bans = own.map(|to| element(to.ip(), scope, HOUR)).into_iter().chain([element(client.v4(), scope, HOUR)]);
+                    let bans: Vec<Element> = bans.chain([element("127.0.0.0/8", scope, HOUR)]).collect();
+                    all_taken(kernel.add(&bans));
+                    // From one of our addresses to the same one: by way of lo.
+                    for to in own.into_iter().chain(["127.0.0.1:25".parse().unwrap()]) {
+                        let stream = std::net::TcpStream::connect_timeout(&to, Duration::from_secs(2))
+                            .unwrap_or_else(|error| panic!("{to}: {error}"));
+                        alive(&stream);
+                    }
+                    assert!(client.does(move || std::net::TcpStream::connect_timeout(&own[0], Duration::from_millis(120))).is_err());
+                    kernel.remove(&bans.iter().map(Element::key).collect::<Vec<_>>()).unwrap();
+                }
+                drop(kernel);
+                teardown("mailwarden").unwrap();
+            }
+        }
+    });
+}
+
+#[test]
 fn networks_are_banned_at_any_prefix_length() {
     inside("networks_are_banned_at_any_prefix_length", || {
         let bad = Host::new(1);

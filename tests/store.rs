@@ -315,6 +315,31 @@ fn what_can_still_be_read_of_a_damaged_file_is_taken_over() {
 }
 
 #[test]
+fn a_file_that_is_removed_while_it_is_open_is_made_anew_and_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let (store, _) = open(&state, NOW);
+    store.record(vec![ban("192.0.2.1/32", NOW, NOW + HOUR)]);
+    store.flush().unwrap();
+    let missing = store.health().bans_missing();
+    fs::remove_dir_all(&state).unwrap();
+    // Noticed by the next write, and also while nothing is written.
+    store.record(vec![ban("192.0.2.2/32", NOW, NOW + HOUR)]);
+    store.flush().unwrap();
+    assert_eq!(nets(&open(&state, NOW).1), ["192.0.2.2/32"]);
+    assert!(store.health().bans_missing() > missing, "the caller writes the ledger again");
+    assert!(store.health().loss().unwrap().contains("removed files of the state"));
+    fs::remove_dir_all(&state).unwrap();
+    wait_for("it is noticed", || store.health().bans_missing() > missing + 1);
+    assert!(state.join("state.db").exists());
+    assert_eq!(store.health().problem(), None);
+    // Where it cannot be made anew, that is a problem.
+    fs::remove_dir_all(&state).unwrap();
+    fs::write(&state, "in the way").unwrap();
+    assert!(store.flush().is_err() && store.health().problem().is_some());
+}
+
+#[test]
 fn a_damaged_file_is_moved_aside_and_the_rest_goes_on() {
     for damage in ["header", "tables"] {
         let dir = tempfile::tempdir().unwrap();

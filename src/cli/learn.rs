@@ -13,7 +13,7 @@ use super::{FAILED, Global, out, replay, table};
 use crate::control::client::Client;
 use crate::engine::snapshot::SnapshotRow;
 use crate::engine::{Engine, EngineConfig};
-use crate::store::{Run, Store};
+use crate::store::{Claim, Run, Store};
 use crate::time::Timestamp;
 
 #[derive(clap::Args, Debug)]
@@ -75,6 +75,7 @@ impl Learned {
 fn learn(setup: &Setup, files: &[PathBuf], directory: &Path) -> Result<Learned, String> {
     // Before the state is touched.
     let logs = replay::open(files)?;
+    let _claim = Claim::take(directory).map_err(|error| error.to_string())?;
     let now = Timestamp::from(SystemTime::now());
     let (store, loaded) = Store::open(directory, Run::Real, now).map_err(|error| error.to_string())?;
     if let Some(problem) = store.health().problem() {
@@ -117,7 +118,7 @@ fn give_to_owner(directory: &Path) {
     let Ok(owner) = std::fs::metadata(directory) else { return };
     let files = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
     for file in files.filter(|file| file.is_file()) {
-        if let Err(problem) = std::os::unix::fs::chown(&file, Some(owner.uid()), Some(owner.gid())) {
+        if let Err(problem) = std::os::unix::fs::lchown(&file, Some(owner.uid()), Some(owner.gid())) {
             out::complain!("mailwarden: {} cannot be given to the daemon's user: {problem}", file.display());
         }
     }

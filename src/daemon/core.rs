@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipnetwork::IpNetwork;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Options;
@@ -47,6 +48,7 @@ pub fn run(options: &Options) -> ExitCode {
     match setup::start(options) {
         Ok((setup, inbox, control)) => {
             let mut core = Core::new(setup, inbox);
+            core.note_enforcing(core.clock.now());
             notify(&[NotifyState::Ready]);
             core.serve();
             core.finish();
@@ -104,6 +106,10 @@ pub struct Core {
     /// How far our clock is ahead of everybody else's, in microseconds, when that is worth a word.
     clock_ahead: i64,
     inbox: Inbox,
+    /// Addresses of this host.
+    own: Vec<IpNetwork>,
+    /// As the engine knows it.
+    is_enforcing: bool,
     snapshot: Snapshot,
     next_tick: Instant,
     watchdog: Option<Duration>,
@@ -151,6 +157,8 @@ impl Core {
             clock_ahead: 0,
             parsed: Vec::with_capacity(limits::BATCH_EVENTS_MAX),
             inbox,
+            own: setup.own,
+            is_enforcing: true,
             snapshot: Snapshot { interval, next: now + interval, running: None, rows: Vec::new() },
             next_tick: now + TICK,
             watchdog: setup::watchdog(),
@@ -265,10 +273,21 @@ impl Core {
                 Message::Loaded(loaded, answer) => self.finish_reload(loaded, answer),
                 Message::ErrandDone(id, outcome) => self.effects.store.errand_done(id, outcome),
                 Message::Told(ids, outcome) => self.effects.store.tellings_over(ids, outcome, self.clock.now()),
+                Message::OwnAddresses(own) => self.take_addresses(own),
                 Message::Stop => return Flow::Stop,
             }
         }
         Flow::Go
+    }
+
+    fn take_addresses(&mut self, own: Vec<IpNetwork>) {
+        let new: Vec<String> = own.iter().filter(|net| !self.own.contains(net)).map(|net| crate::address::display(*net)).collect();
+        let lifted = self.engine.set_own_addresses(own.clone(), self.clock.now());
+        self.own = own;
+        if !new.is_empty() {
+            log::info!("this host has new addresses, which are never banned: {}; {lifted} bans are lifted", new.join(", "));
+        }
+        self.act();
     }
 
     fn respond(&mut self, request: Request, answer: oneshot::Sender<Response>) {
@@ -327,7 +346,9 @@ impl Core {
         }
     }
 
-    fn take_over(&mut self, Loaded { mut config, engine, geo }: Loaded) -> Response {
+    fn take_over(&mut self, Loaded { mut config, mut engine, geo }: Loaded) -> Response {
+        // Those that are followed are never older than the ones of when the reload began, or become so at once.
+        engine.allow.own.clone_from(&self.own);
         let warnings = setup::warn_of(&config);
         config.forget_texts();
         self.parser = Parser::new(config.filters.set.clone(), self.parser_options.clone());
@@ -368,6 +389,7 @@ impl Core {
         self.parser.set_reference(self.clock.wall());
         self.watch_clock();
         self.effects.firewall.tick(&mut self.engine, now);
+        self.note_enforcing(now);
         // A lock that nothing carries out must not be called one.
         self.engine.observe_accounts(!self.effects.has_lock_path());
         self.effects.chase(&self.engine, &self.correlator, now);
@@ -389,6 +411,15 @@ impl Core {
                 (self.clock_ahead - ahead) / 1_000_000
             );
             self.clock_ahead = ahead;
+        }
+    }
+
+    /// Lines of the banned are no sign of anything while their bans are not in the kernel.
+    fn note_enforcing(&mut self, now: Timestamp) {
+        let is_enforcing = self.effects.firewall.is_enforcing();
+        if is_enforcing != self.is_enforcing {
+            self.is_enforcing = is_enforcing;
+            self.engine.note_enforcing(is_enforcing.then_some(now));
         }
     }
 

@@ -22,7 +22,7 @@ use crate::enforce::nft::{Element, Key};
 use crate::engine::Engine;
 use crate::engine::decision::{Decision, Subject, Verb};
 use crate::source::SourceError;
-use crate::store::Store;
+use crate::store::{Claim, Store};
 use crate::time::Timestamp;
 
 /// Decisions taken from the engine before the other inputs get a turn.
@@ -37,12 +37,16 @@ const PRUNE: Duration = Duration::from_secs(60);
 pub(super) struct Effects {
     pub(super) firewall: Firewall,
     pub(super) store: Store,
+    /// Given back after the store has ended.
+    _claim: Claim,
     pub(super) stopping: Stopping,
     pub(super) notifier: Notifier,
     destroy_sockets: bool,
     closer: Closer,
     troubles: HashMap<usize, (String, Instant)>,
     store_problem: Option<String>,
+    /// What was lost, as the log has it.
+    loss: Option<String>,
     bans_missing: u64,
     /// The tables of the firewall that the state tells of.
     tables: Vec<String>,
@@ -61,7 +65,7 @@ impl Effects {
     pub(super) fn new(
         firewall: Firewall,
         tables: Vec<String>,
-        store: Store,
+        (store, claim): (Store, Claim),
         stopping: Stopping,
         notifier: Notifier,
         destroy_sockets: bool,
@@ -69,12 +73,14 @@ impl Effects {
         let mut effects = Effects {
             firewall,
             store,
+            _claim: claim,
             stopping,
             notifier,
             destroy_sockets,
             closer: Closer::default(),
             troubles: HashMap::new(),
             store_problem: None,
+            loss: None,
             bans_missing: 0,
             tables,
             last_prune: Instant::now(),
@@ -168,6 +174,13 @@ impl Effects {
             self.tables.clear();
         }
         self.note_tables();
+        let loss = health.loss();
+        if self.loss != loss {
+            if let Some(loss) = &loss {
+                error!("{loss}");
+            }
+            self.loss = loss;
+        }
         if self.store_problem.as_deref() != health.problem() {
             self.store_problem = health.problem().map(str::to_owned);
             match &self.store_problem {

@@ -169,6 +169,11 @@ impl Firewall {
         }
     }
 
+    /// Whether all bans are in the kernel.
+    pub(super) fn is_enforcing(&self) -> bool {
+        matches!(self.state, State::Up(_)) && !self.keeper.is_working() && self.doubt.is_none()
+    }
+
     pub(super) fn is_dry_run(&self) -> bool {
         matches!(self.state, State::DryRun)
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
+use ipnetwork::IpNetwork;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,6 +31,8 @@ pub enum Message {
     ErrandDone(String, Outcome),
     /// These messages to people are over.
     Told(Vec<String>, notify::Outcome),
+    /// This host has these addresses now.
+    OwnAddresses(Vec<IpNetwork>),
     /// SIGTERM or SIGINT.
     Stop,
 }

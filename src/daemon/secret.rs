@@ -41,6 +41,7 @@ fn make(path: &Path) -> [u8; BYTES] {
     // Written beside and renamed: a crash leaves no half secret.
     let beside = path.with_extension("new");
     let written = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside).and_then(|mut file| {
+        crate::store::give_to_owner(&file, &beside);
         file.write_all(&bytes)?;
         file.sync_all()
     });

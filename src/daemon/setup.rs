@@ -1,6 +1,5 @@
 //! From options and configuration to everything that the core needs; each failure says what to do.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use super::geo::{self, Geo};
 use super::inbox::{self, ControlThread, Inbox};
 use super::stopping::{Saved, Stopping};
 use super::telling::Notifier;
-use super::{Options, log as logging, secret};
+use super::{Options, addresses, log as logging, secret};
 use crate::config::allow::{Mynetworks, ask_postfix};
 use crate::config::settings::{LogLevel, LogTarget};
 use crate::config::sources::{self, Host, INHERITED_NAME};
@@ -26,7 +25,7 @@ use crate::engine::{Engine, EngineConfig};
 use crate::geo::Shared;
 use crate::parse::ParserOptions;
 use crate::source::{Inherited, Source, SourceSpec, Trust};
-use crate::store::{Run, SavedWindows, Store};
+use crate::store::{Claim, Run, SavedWindows, Store};
 use crate::time::{Clock, SteadyClock, Timestamp};
 
 /// What `core` starts with.
@@ -40,6 +39,8 @@ pub(super) struct Setup {
     pub geo: Geo,
     pub sources: Vec<Source>,
     pub effects: Effects,
+    /// Addresses of this host.
+    pub own: Vec<IpNetwork>,
     pub paths: Paths,
     pub log_writer: logging::Writer,
 }
@@ -53,6 +54,7 @@ pub(super) fn start(options: &Options) -> Result<(Setup, Inbox, ControlThread), 
     config.forget_texts();
     let clock = SteadyClock::start();
     let now = clock.now();
+    let claim = Claim::take(&config.state.dir).map_err(|error| error.to_string())?;
     // First of all, so that of two daemons the second one touches nothing.
     let (inbox, control) = inbox::start(config.control.socket.clone(), config.control.group.clone())?;
     // While the state is read, Postfix is asked: either takes a while.
@@ -70,14 +72,20 @@ pub(super) fn start(options: &Options) -> Result<(Setup, Inbox, ControlThread), 
         info!("{dropped}");
     }
     let engine_config = asking.join().map_err(|_| "asking the host for its addresses and networks failed")?;
-    let trusted = engine_config.allow.mynetworks.clone();
+    let (trusted, own) = (engine_config.allow.mynetworks.clone(), engine_config.allow.own.clone());
     let mut engine = Engine::new(EngineConfig { seed: secret::load_or_make(&config.state.dir), ..engine_config }, now);
     engine.restore(&saved_rows(loaded.windows));
+    engine.restore_lifted(loaded.lifted);
     engine.restore_bans(loaded.bans);
     let saved = Saved { errands: loaded.errands, parked: loaded.parked };
     engine.restore_stopped(unended(loaded.stopped, now));
+    engine.restore_freed(loaded.freed);
     // Before the firewall is compared with the ledger: a ban that is not in there is taken for one that nobody wants.
     engine.enter_restored_bans();
+    let allowed = engine.lift_allowed();
+    if allowed > 0 {
+        warn!("{allowed} bans of an earlier run are lifted: their addresses are never banned now ([allow], or addresses of this host)");
+    }
     // Nothing carries out a lock in a dry run, so none is to be called one.
     engine.observe_accounts(dry_run);
     let firewall = Firewall::open(nft_options(&config), dry_run, &loaded.tables, &mut engine, now);
@@ -89,18 +97,20 @@ pub(super) fn start(options: &Options) -> Result<(Setup, Inbox, ControlThread), 
     let sources = open_sources(&specs, &loaded.cursors, &mut inherited, now)?;
     let (jails, sources_open, bans, span) = (config.jails.len(), sources.len(), engine.ban_count(), clock.now().since(now));
     info!("{jails} jails, {sources_open} sources, {bans} bans taken over in {} ms", span.as_millis());
+    addresses::follow(own.clone(), inbox.sender());
     let stopping = Stopping::start(&config, &engine, dry_run, saved, inbox.sender());
     let notifier = Notifier::start(&config.notify, loaded.outbox, &store, inbox.sender());
     let setup = Setup {
         parser_options: parser_options(now),
         correlator: Correlator::new(config.accounts.clone(), trusted),
-        effects: Effects::new(firewall, loaded.tables, store, stopping, notifier, config.enforcement.destroy_sockets),
+        effects: Effects::new(firewall, loaded.tables, (store, claim), stopping, notifier, config.enforcement.destroy_sockets),
         config: Arc::new(config),
         clock,
         trust,
         engine,
         geo,
         sources,
+        own,
         paths,
         log_writer,
     };
@@ -165,7 +175,7 @@ pub(super) fn warn_of(config: &Config) -> String {
 /// What the engine is made from, with what only the host knows; also on reload.
 pub(super) fn engine_config(config: &Config) -> EngineConfig {
     let mut engine = EngineConfig::from(config);
-    engine.allow.own = own_addresses();
+    engine.allow.own = addresses::own().unwrap_or_default();
     engine.allow.mynetworks = mynetworks(config);
     engine.persist = true;
     engine
@@ -176,18 +186,6 @@ pub(super) fn mynetworks(config: &Config) -> Vec<IpNetwork> {
         Mynetworks::These(networks) => networks.clone(),
         Mynetworks::Auto => ask_postfix().unwrap_or_default(),
     }
-}
-
-/// The addresses of this host's interfaces.
-fn own_addresses() -> Vec<IpNetwork> {
-    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
-    let address = |interface: nix::ifaddrs::InterfaceAddress| -> Option<IpNetwork> {
-        let storage = interface.address?;
-        let ipv4 = storage.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
-        let ip = ipv4.or_else(|| storage.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))?;
-        Some(crate::address::single(ip))
-    };
-    interfaces.filter_map(address).collect()
 }
 
 pub(super) fn nft_options(config: &Config) -> NftOptions {

@@ -97,6 +97,7 @@ add set inet mailwarden all_v4_32 { type ipv4_addr; flags timeout; size 2097152;
 add chain inet mailwarden all_v4
 add rule inet mailwarden all_v4 ip saddr @all_v4_32 counter drop
 flush chain inet mailwarden prerouting
+add rule inet mailwarden prerouting iif \"lo\" return
 add rule inet mailwarden prerouting meta nfproto ipv4 jump all_v4
 add element inet mailwarden all_v4_32 { 192.0.2.1 timeout 1s500ms }
 destroy element inet mailwarden all_v4_32 { 192.0.2.1 }

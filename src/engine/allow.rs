@@ -35,6 +35,7 @@ pub struct Allow {
     ipv6: Vec<Range>,
     /// Entries of `mynetworks` that exempt nobody: too wide for a public network.
     pub too_wide: Vec<IpNetwork>,
+    config: AllowConfig,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +67,12 @@ impl Allow {
         ];
         let ranges = named.into_iter().flat_map(|(reason, nets)| nets.iter().map(move |net| Range::new(Subnet::new(*net), reason)));
         let (ipv4, ipv6) = ranges.partition(|range| range.net.is_ipv4());
-        Allow { ipv4: disjoint(ipv4), ipv6: disjoint(ipv6), too_wide }
+        Allow { ipv4: disjoint(ipv4), ipv6: disjoint(ipv6), too_wide, config: config.clone() }
+    }
+
+    /// The same for a host with these addresses.
+    pub fn with_own(&self, own: Vec<IpNetwork>) -> Allow {
+        Allow::new(&AllowConfig { own, ..self.config.clone() })
     }
 
     /// Why `subnet`, or a part of it, is never banned.

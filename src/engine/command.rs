@@ -5,9 +5,9 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 
 use super::account::Hindrance;
-use super::decision::{Ban, Cause, Command, Decision, Reply, Subject, Verb};
-use super::jail::Scope;
-use super::key::Subnet;
+use super::decision::{Ban, Cause, Command, Decision, Lifted, Reply, Subject, Verb};
+use super::jail::{KeyPart, Scope};
+use super::key::{Host, Subnet};
 use super::known::seconds;
 use super::ledger::{Added, BanKey, Entry};
 use super::rule::{self, Group};
@@ -58,6 +58,44 @@ impl Engine {
                 self.enter(ban);
             }
         }
+    }
+
+    /// Bans that were lifted since the state that was restored: lines from before that may come again, and neither bring them
+    /// back nor count any more, and what counted for a ban made since then is dealt with. Call after [`Engine::restore`].
+    pub fn restore_lifted(&mut self, lifted: Vec<Lifted>) {
+        for Lifted { net, scope, since, lifted } in lifted {
+            if self.is_resumed && lifted.micros() <= self.now {
+                continue;
+            }
+            let subnet = Subnet::new(net);
+            let until = lifted.micros().saturating_add(1);
+            self.lifted.add(Entry::new(BanKey { subnet, scope }, 0, i64::MIN, until), self.now);
+            if since.micros() > self.now {
+                self.forget_counts(subnet);
+            }
+        }
+    }
+
+    /// What jails have counted by the address or the network itself.
+    fn forget_counts(&mut self, subnet: Subnet) {
+        let now = self.now;
+        let is_host = subnet.prefix == if subnet.is_ipv4() { 128 } else { 64 };
+        for group in &mut self.groups {
+            let is_counted_by_it = match group.parts.as_slice() {
+                [KeyPart::Ip] => is_host,
+                [KeyPart::Network] => Host::from_key(subnet.bits).network() == subnet,
+                _ => false,
+            };
+            if is_counted_by_it {
+                let (terms, key) = (group.terms(now), if is_host { subnet.key() } else { subnet.bits });
+                group.windows.forget(key, &terms);
+            }
+        }
+    }
+
+    /// Whether a ban made `at` that moment was lifted later.
+    pub(super) fn is_lifted_later(&self, key: BanKey, at: i64) -> bool {
+        !self.lifted.is_empty() && self.lifted.get(key).is_some_and(|entry| at < entry.until)
     }
 
     /// Enters all restored bans at once: for a live clock, which has passed them all, and a firewall that has them.
@@ -116,14 +154,23 @@ impl Engine {
         self.sanction = config.sanction;
         self.risk = config.risk;
         self.ledger.set_cap(config.bans_max);
-        let mut freed: Vec<Entry> = self
-            .ledger
-            .iter()
-            .filter(|entry| entry.cause == Cause::Engine && self.allow.find(entry.key().subnet).is_some())
-            .copied()
-            .collect();
+        self.lift_allowed();
+    }
+
+    /// Lifts the automatic bans of addresses that are never banned; what an operator insisted on stays. How many. Call after
+    /// [`Engine::restore_bans`]: the configuration may be another one than that they were made under.
+    pub fn lift_allowed(&mut self) -> usize {
+        let is_allowed = |entry: &&Entry| entry.cause == Cause::Engine && self.allow.find(entry.key().subnet).is_some();
+        let mut freed: Vec<Entry> = self.ledger.iter().filter(is_allowed).copied().collect();
         freed.sort_by_key(|entry| (entry.since, entry.key()));
-        self.lift_all(&freed, "the address is never banned, says the new configuration");
+        self.lift_all(&freed, "the address is one that is never banned")
+    }
+
+    /// The host has these addresses from now on. How many bans were lifted for it.
+    pub fn set_own_addresses(&mut self, own: Vec<IpNetwork>, now: Timestamp) -> usize {
+        self.advance(now);
+        self.allow = self.allow.with_own(own);
+        self.lift_allowed()
     }
 
     /// Bans that the firewall holds and nobody remembers go on as they are, but for those of addresses that are never banned. How

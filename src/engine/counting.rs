@@ -153,7 +153,9 @@ impl Engine {
         let protected = self.allow.find(host.subnet()).is_some();
         // An IPv6 /64 is one client, but only the address named in it is one of us.
         let allowed = protected && (host.is_ipv4() || self.allow.find(Subnet { bits, prefix: 128 }).is_some());
-        let banned = self.ledger.covering(bits, facets.event.service, stamp).map(|entry| entry.key());
+        let service = facets.event.service;
+        let banned = self.ledger.covering(bits, service, stamp).or_else(|| self.lifted.covering(bits, service, stamp));
+        let banned = banned.map(|entry| entry.key());
         Client { allowed, protected, banned, standing: self.known.standing(host, self.now) }
     }
 
@@ -298,9 +300,11 @@ impl Engine {
         };
         // A connection that was cut off is told, too: only what needs fresh packets says that they still come.
         let is_fresh = matches!(event.kind, EventKind::AuthFailure | EventKind::AuthSuccess | EventKind::Reject);
-        if is_fresh && !entry.ineffective && stamp.saturating_sub(entry.since) >= patience {
+        // Only what was written when the firewall had the ban.
+        let since = self.late.get(&key).copied().unwrap_or(entry.since).max(self.enforcing_since);
+        if is_fresh && !entry.ineffective && stamp.saturating_sub(since) >= patience {
             self.ledger.patch(key, |entry| entry.ineffective = true);
-            self.alert_ineffective(&entry, event, stamp);
+            self.alert_ineffective(&entry, event, since, stamp);
         }
     }
 }

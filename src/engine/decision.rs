@@ -76,6 +76,15 @@ pub struct Ban {
     pub evidence: Vec<String>,
 }
 
+/// A ban that was lifted before its time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lifted {
+    pub net: IpNetwork,
+    pub scope: Scope,
+    pub since: Timestamp,
+    pub lifted: Timestamp,
+}
+
 /// What an operator asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {

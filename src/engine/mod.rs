@@ -44,7 +44,7 @@ use forged::Forgeries;
 use jail::Jail;
 pub use key::Seed;
 use known::Known;
-use ledger::Ledger;
+use ledger::{BanKey, Ledger};
 use measure::Firing;
 use rule::{Candidate, Group};
 use sanction::{History, SanctionConfig, Widening};
@@ -105,6 +105,12 @@ pub struct Engine {
     history: History,
     widening: Widening,
     ledger: Ledger,
+    /// Bans that were lifted after the state that was restored.
+    lifted: Ledger,
+    /// Since when bans are carried out; never while they are not. What was written before says nothing of a ban.
+    enforcing_since: i64,
+    /// Bans that were made later than what they were made for, as the log was read late: when that was.
+    late: std::collections::BTreeMap<BanKey, i64>,
     standings: account::Standings,
     submitters: account::Submitters,
     tally: account::Tally,
@@ -191,6 +197,9 @@ impl Engine {
             widening: Widening::new(seed, persist),
             sanction,
             ledger: Ledger::new(bans_max),
+            lifted: Ledger::new(bans_max),
+            enforcing_since: now.micros(),
+            late: Default::default(),
             standings: account::Standings::default(),
             submitters: account::Submitters::new(seed, persist),
             tally: account::Tally::default(),
@@ -234,6 +243,11 @@ impl Engine {
     /// Where addresses are looked up; at first nowhere is known.
     pub fn set_geo(&mut self, geo: Arc<dyn crate::geo::Look>) {
         self.geo = geo;
+    }
+
+    /// Since when the firewall holds the bans; `None`: it does not.
+    pub fn note_enforcing(&mut self, since: Option<Timestamp>) {
+        self.enforcing_since = since.map_or(i64::MAX, Timestamp::micros);
     }
 
     /// While that is so, accounts are only watched: what would be done about them is told.
@@ -297,6 +311,10 @@ impl Engine {
         self.history.sweep(SWEEP_BUCKETS, now);
         self.submitters.sweep(SWEEP_BUCKETS, now);
         self.forget_watched();
+        let before = now.saturating_sub(LATE_MICROS_MAX);
+        self.forget_freed(before);
+        while self.lifted.pop_ended(before).is_some() {}
+        self.late.retain(|_, made| *made >= before);
         if let Some(config) = &self.sanction.widening {
             let aging = Widening::terms(config, now).aging(u64::MAX);
             self.widening.windows_mut().sweep(SWEEP_BUCKETS, &aging);

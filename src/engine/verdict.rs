@@ -27,6 +27,8 @@ const FORGED: &str = "forged";
 /// What is said of an office that has a new line.
 const MOVED: &str =
     ", of one domain and from the same network until now: a house that has a new line, so nothing is held against its accounts";
+/// A ban that is made so long after the moment that it counts from was made from a log that is read late.
+const LATE_MICROS: i64 = 1_000_000;
 
 /// A jail tripped.
 pub(super) struct Trip {
@@ -251,12 +253,16 @@ impl Engine {
 
     /// Enters a ban in the ledger, and tells about it if that changed anything.
     pub(super) fn enforce(&mut self, entry: Entry, decision: Decision) -> Added {
+        if entry.cause == Cause::Engine && self.is_lifted_later(entry.key(), entry.since) {
+            return Added::Unchanged;
+        }
         if self.ledger.is_full() && self.ledger.get(entry.key()).is_none() {
             self.make_room();
         }
         let added = self.ledger.add(entry, self.now);
         if matches!(added, Added::New | Added::Prolonged) {
             self.made_now.push(decision.id);
+            self.note_late(&entry);
             // Nobody asks a replay why.
             if self.enforced {
                 self.ledger.tell(decision.id, &decision.reason, &decision.evidence);
@@ -264,6 +270,15 @@ impl Engine {
             self.push(decision);
         }
         added
+    }
+
+    /// The firewall has a ban from now on, not from when it was earned.
+    fn note_late(&mut self, entry: &Entry) {
+        if self.now.saturating_sub(entry.since) > LATE_MICROS && self.late.len() < limits::LEDGER_CHANGES_MAX {
+            self.late.insert(entry.key(), self.now);
+        } else if !self.late.is_empty() {
+            self.late.remove(&entry.key());
+        }
     }
 
     fn make_room(&mut self) {
@@ -328,9 +343,10 @@ impl Engine {
         }
     }
 
-    pub(super) fn alert_ineffective(&mut self, entry: &Entry, event: &Event<'_>, stamp: i64) {
+    /// `since`: when the firewall had the ban.
+    pub(super) fn alert_ineffective(&mut self, entry: &Entry, event: &Event<'_>, since: i64, stamp: i64) {
         let jail = self.ledger.names.get(entry.jail).to_owned();
-        let since = reason::span(stamp.saturating_sub(entry.since));
+        let since = reason::span(stamp.saturating_sub(since));
         let reason = format!(
             "the ban does not bite: {} still gets through {since} after it (a proxy in front, or packets that do not pass this firewall?)",
             event.service

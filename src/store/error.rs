@@ -21,6 +21,11 @@ pub enum StoreError {
         path: PathBuf,
         error: std::io::Error,
     },
+    /// Another process uses the state.
+    InUse {
+        directory: PathBuf,
+        holder: Option<u32>,
+    },
     /// The thread that writes it is gone.
     Stopped,
 }
@@ -41,12 +46,27 @@ impl fmt::Display for StoreError {
             ),
             StoreError::Sqlite { path, error } => write!(f, "cannot write {}: {}", path.display(), words(error)),
             StoreError::Io { path, error } => write!(f, "cannot write {}: {error}", path.display()),
+            StoreError::InUse { directory, holder } => {
+                let holder = holder.map_or_else(|| "another process".to_owned(), describe);
+                write!(
+                    f,
+                    "the state in {} is in use by {holder}: stop that first (systemctl stop mailwardend), or use another --state-dir",
+                    directory.display()
+                )
+            }
             StoreError::Stopped => f.write_str("the store has stopped"),
         }
     }
 }
 
 impl std::error::Error for StoreError {}
+
+fn describe(process: u32) -> String {
+    match std::fs::read_to_string(format!("/proc/{process}/comm")) {
+        Ok(name) => format!("{} (pid {process})", name.trim_end().escape_default()),
+        Err(_) => format!("the process with pid {process}"),
+    }
+}
 
 /// SQLite's own words for the common cases are for programmers.
 pub(super) fn words(error: &rusqlite::Error) -> String {

@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -97,6 +97,19 @@ fn begin_anew<T: Default>(
     Opened { condition, loaded, is_anew: true }
 }
 
+/// What a file is known by while its name may come to stand for another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+/// `None`: there is no such file.
+pub(super) fn identity(path: &Path) -> Option<Identity> {
+    let found = fs::metadata(path).ok()?;
+    Some(Identity { device: found.dev(), inode: found.ino() })
+}
+
 /// Opens `path` for writing, in the current format.
 pub(super) fn connect(path: &Path, schema: &Schema) -> Result<Connection, StoreError> {
     let failed = |error| StoreError::sqlite(path, error);
@@ -114,9 +127,22 @@ pub(super) fn connect(path: &Path, schema: &Schema) -> Result<Connection, StoreE
 /// It names accounts: for the daemon's user alone. SQLite gives its other files the same mode.
 fn create_private(path: &Path) -> std::io::Result<()> {
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Ok(_) => Ok(()),
+        Ok(file) => {
+            give_to_owner(&file, path);
+            Ok(())
+        }
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+/// What root makes in the daemon's directory belongs to the daemon's user, who must be able to write it. `file` was just made at
+/// `path`. SQLite does the same with its own files.
+pub fn give_to_owner(file: &fs::File, path: &Path) {
+    let Some(Ok(directory)) = path.parent().map(fs::metadata) else { return };
+    if nix::unistd::geteuid().is_root() && directory.uid() != 0 {
+        // Where that is not possible it will be told when the file cannot be written.
+        let _ = std::os::unix::fs::fchown(file, Some(directory.uid()), Some(directory.gid()));
     }
 }
 

@@ -8,6 +8,7 @@
 //! A cursor and the counts that include its lines are saved in one transaction, so no line is counted twice or skipped.
 //! Times on disk are wall clock. An operator can read both files with `sqlite3`.
 
+mod claim;
 mod error;
 mod file;
 mod state;
@@ -19,14 +20,15 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 
+pub use claim::Claim;
 pub use error::StoreError;
-pub use file::Aside;
+pub use file::{Aside, give_to_owner};
 pub use state::{DecisionQuery, Reader};
 pub use windows::SavedWindows;
 
 use crate::enforce::errand::{Errand, Outcome, QueuedMail};
-use crate::engine::account::Stopped;
-use crate::engine::decision::{Ban, Decision};
+use crate::engine::account::{Freed, Stopped};
+use crate::engine::decision::{Ban, Decision, Lifted};
 use crate::engine::jail::Scope;
 use crate::engine::snapshot::SnapshotRow;
 use crate::notify::{self, Outbox, Telling};
@@ -73,6 +75,9 @@ pub struct Loaded {
     /// Tables of the firewall that bans of the last real runs were written to. None: whatever the firewall holds, the state
     /// knows nothing of it.
     pub tables: Vec<String>,
+    /// What was ended before its time within a day: lines from before that may come again.
+    pub lifted: Vec<Lifted>,
+    pub freed: Vec<Freed>,
     /// Source name and position.
     pub cursors: Vec<(String, String)>,
     pub windows: SavedWindows,
@@ -104,6 +109,8 @@ pub struct FileHealth {
     pub lost: u64,
     /// Times that the file turned out damaged and was begun anew.
     pub rebuilt: u64,
+    /// When it was noticed that somebody had removed the file, the last time.
+    pub gone: Option<Timestamp>,
     /// Damaged files that were moved aside, until somebody takes them away.
     pub asides: Vec<Aside>,
 }
@@ -122,6 +129,12 @@ impl Health {
 
     /// What was lost, for as long as nobody has seen to it.
     pub fn loss(&self) -> Option<String> {
+        if let Some(time) = self.state.gone.max(self.windows.gone) {
+            return Some(format!(
+                "somebody removed files of the state while the daemon ran (noticed at {time}): bans, holds and locks were written anew, \
+                 but histories, counts and earlier decisions are lost on disk; a restart of the daemon ends this message"
+            ));
+        }
         let (what, aside) = if let Some(aside) = self.state.asides.first() {
             ("bans, holds and locks may have been lost", aside)
         } else {
@@ -188,9 +201,11 @@ impl Store {
         if state.is_anew {
             store.state.send(StateJob::Begin(Box::new(remembered.clone()), now), remembered.rows().max(1));
         }
-        let state::Remembered { bans, stopped, errands, parked, outbox, tables, left_out: _ } = remembered;
+        let state::Remembered { bans, stopped, errands, parked, outbox, tables, lifted, freed, left_out: _ } = remembered;
         let tables = if run == Run::Dry { tables_of_real_runs(directory) } else { tables };
-        Ok((store, Loaded { bans, stopped, errands, parked, outbox, tables, cursors: windows.loaded, windows: saved, notices, dropped }))
+        let cursors = windows.loaded;
+        let loaded = Loaded { bans, stopped, errands, parked, outbox, tables, lifted, freed, cursors, windows: saved, notices, dropped };
+        Ok((store, loaded))
     }
 
     /// Keeps which tables of the firewall bans of this state were written to.

@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::FileHealth;
 use super::error::{Damage, StoreError, damage};
-use super::file::{self, Condition, Schema};
+use super::file::{self, Condition, Identity, Schema};
 use crate::limits::STORE_PENDING_ROWS_MAX;
 
 /// How jobs, in their order, change the file; within a transaction.
@@ -61,6 +61,7 @@ impl<J: Send + 'static> Writer<J> {
             Condition::Unwritable(_) => None,
         };
         let worker = Worker {
+            identity: file::identity(&path),
             path,
             schema,
             connection,
@@ -143,6 +144,8 @@ struct Worker<J> {
     path: PathBuf,
     schema: &'static Schema,
     connection: Option<Connection>,
+    /// Of the file that is open.
+    identity: Option<Identity>,
     apply: Apply<J>,
     shared: Arc<Shared>,
     /// What is in the next transaction.
@@ -235,9 +238,18 @@ impl<J> Worker<J> {
     }
 
     /// While nothing is to be done: what others do in the directory.
-    fn look(&self) {
+    fn look(&mut self) {
         let asides = file::asides(&self.path);
         self.shared.health().asides = asides;
+        if self.is_gone() {
+            let outcome = self.commit();
+            self.answer(outcome);
+        }
+    }
+
+    /// Somebody has removed the file that is open here: what is written to it is written to nothing.
+    fn is_gone(&self) -> bool {
+        self.connection.is_some() && file::identity(&self.path) != self.identity
     }
 
     fn commit(&mut self) -> Result<(), StoreError> {
@@ -257,10 +269,17 @@ impl<J> Worker<J> {
     }
 
     fn try_commit(&mut self) -> Result<(), StoreError> {
-        let connection = match &mut self.connection {
-            Some(connection) => connection,
-            missing => missing.insert(reconnect(&self.path, self.schema, &self.shared)?),
-        };
+        if self.is_gone() {
+            self.connection = None;
+            let mut health = self.shared.health();
+            health.rebuilt += 1;
+            health.gone = Some(SystemTime::now().into());
+        }
+        if self.connection.is_none() {
+            self.connection = Some(reconnect(&self.path, self.schema, &self.shared)?);
+            self.identity = file::identity(&self.path);
+        }
+        let Some(connection) = &mut self.connection else { return Err(StoreError::Stopped) };
         if self.group.is_empty() {
             return Ok(());
         }
@@ -288,6 +307,10 @@ impl<J> Worker<J> {
 }
 
 fn reconnect(path: &std::path::Path, schema: &Schema, shared: &Shared) -> Result<Connection, StoreError> {
+    if let Some(directory) = path.parent() {
+        // Why it cannot be made is told by what follows.
+        file::make_directory(directory, &mut Vec::new());
+    }
     file::connect(path, schema).inspect_err(|error| {
         if file::is_content(error) && file::move_aside(path).is_ok() {
             shared.health().rebuilt += 1;

@@ -17,6 +17,8 @@ use crate::engine::jail::Scope;
 
 const NAME_BYTES_MAX: usize = 32;
 const TCP: u8 = 6;
+/// `LOOPBACK_IFINDEX` (`include/net/flow.h`): `lo` has it in every network namespace.
+const LOOPBACK_INDEX: u32 = 1;
 /// `NF_INET_*` hooks aside, nft's number for the type `inet_service`.
 const INET_SERVICE: u32 = 13;
 /// Ids of sets live within one batch; our named sets' and nftnl's anonymous ones' must differ.
@@ -264,6 +266,11 @@ fn add_rule(batch: &mut nftnl::Batch, owner: &Table, chain: Chain, rule: Rule, s
     let chain = nftnl::Chain::new(c_string(&chain.to_string()), owner);
     let mut built = nftnl::Rule::new(&chain);
     match rule {
+        Rule::Loopback => {
+            built.add_expr(&nft_expr!(meta iif));
+            built.add_expr(&nft_expr!(cmp == LOOPBACK_INDEX));
+            built.add_expr(&NftVerdict::Return);
+        }
         Rule::OnlyTcp => {
             built.add_expr(&nft_expr!(meta l4proto));
             built.add_expr(&nft_expr!(cmp != TCP));

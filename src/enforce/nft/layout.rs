@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! chain prerouting {                                      # raw, -300: before DNAT and conntrack
+//!     iif "lo" return
 //!     meta nfproto ipv4 jump all_v4
 //!     meta l4proto != tcp return
 //!     meta nfproto ipv4 tcp dport { 465, 587 } jump submission_v4
@@ -168,6 +169,8 @@ impl fmt::Display for Chain {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
+    /// What the host says to itself is never dropped.
+    Loopback,
     /// What follows in a base chain compares TCP ports.
     OnlyTcp,
     /// To the chain of a scope, for its ports.
@@ -279,8 +282,11 @@ impl Layout {
             chains.collect::<Vec<_>>()
         };
         let (whole, by_port) = (jumps(true), jumps(false));
+        if whole.is_empty() && by_port.is_empty() {
+            return Vec::new();
+        }
         let gate = (!by_port.is_empty()).then_some(Rule::OnlyTcp);
-        whole.into_iter().chain(gate).chain(by_port).collect()
+        [Rule::Loopback].into_iter().chain(whole).chain(gate).chain(by_port).collect()
     }
 }
 

@@ -219,6 +219,7 @@ fn write_elements(
 
 fn write_rule(f: &mut fmt::Formatter<'_>, rule: Rule) -> fmt::Result {
     match rule {
+        Rule::Loopback => writeln!(f, "iif \"lo\" return"),
         Rule::OnlyTcp => writeln!(f, "meta l4proto != tcp return"),
         Rule::Jump(scope, family) => {
             let number = if family == Family::V4 { 4 } else { 6 };
@@ -348,6 +349,7 @@ add set submission_v6_48 { type ipv6_addr; flags timeout; size 10; }
 add chain submission_v6
 add rule submission_v6 ip6 saddr & ffff:ffff:ffff:: @submission_v6_48 counter drop
 flush chain prerouting
+add rule prerouting iif \"lo\" return
 add rule prerouting meta l4proto != tcp return
 add rule prerouting meta nfproto ipv6 tcp dport { 465, 587 } jump submission_v6
 add element submission_v6_48 { 2001:db8:: timeout 9s }";
@@ -371,8 +373,10 @@ add chain t input { type filter hook input priority -10; policy accept; }
 add rule t mx_v4 ip saddr @mx_v4_32 counter drop
 add rule t all_v4 meta l4proto tcp ip saddr @all_v4_32 counter reject with tcp reset
 add rule t all_v4 ip saddr @all_v4_32 counter reject with icmpx admin-prohibited
+add rule t prerouting iif \"lo\" return
 add rule t prerouting meta l4proto != tcp return
 add rule t prerouting meta nfproto ipv4 tcp dport 25 jump mx_v4
+add rule t input iif \"lo\" return
 add rule t input meta nfproto ipv4 jump all_v4";
         assert_eq!(Script { table: "t", ops: &ops }.to_string().replace(" inet t", " t").trim(), expected.trim());
     }

@@ -144,8 +144,9 @@ impl Engine {
             self.reconsider(key);
         }
         let is_delivery = event.kind == EventKind::Delivery;
+        let was_stopped = self.is_freed_later(key);
         self.submitters.update(key, name, micros, |record| {
-            let is_frozen = record.risk.total(micros, half_life) >= alert || record.risk.rung >= Rung::Held;
+            let is_frozen = was_stopped || record.risk.total(micros, half_life) >= alert || record.risk.rung >= Rung::Held;
             if let Some(ip) = event.ip.filter(|_| needs_place(event) && !is_delivery && !is_ours) {
                 if event.whence.familiarity >= Familiarity::NewNetwork {
                     record.stranger(Host::new(ip), now, event.kind == EventKind::Message);
@@ -229,6 +230,9 @@ impl Engine {
 
     /// Counts a sign against the submitter of that key, and does what follows.
     pub(in crate::engine) fn suspect(&mut self, key: u128, name: Option<&[u8]>, sign: Sign<'_>) {
+        if self.is_freed_later(key) {
+            return;
+        }
         if name.or_else(|| self.submitters.get(key).map(|record| &*record.name)).is_some_and(|name| !self.risk.counts(sign.family, name)) {
             return;
         }
@@ -297,7 +301,7 @@ impl Engine {
             notes.extend(but);
         }
         let now = self.at;
-        if self.submitters.get(key).is_some_and(|record| rung <= record.risk.rung) {
+        if self.is_freed_later(key) || self.submitters.get(key).is_some_and(|record| rung <= record.risk.rung) {
             return;
         }
         if rung == Rung::Locked && !observed && !self.may_lock(name) {

@@ -17,7 +17,7 @@ pub(super) use history::network;
 pub(super) use ladder::{Sign, Spent};
 pub use risk::{Family, RiskRules, Rung};
 pub(super) use standing::Standings;
-pub use standing::{Hindrance, Stop, Stopped};
+pub use standing::{Freed, Hindrance, Stop, Stopped};
 pub use submitter::Kind;
 pub(super) use submitter::Submitters;
 pub use tally::Lately;

@@ -63,6 +63,14 @@ pub struct Stopped {
     pub stop: Stop,
 }
 
+/// A hold or lock that an operator ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Freed {
+    pub name: String,
+    pub hindrance: Hindrance,
+    pub time: Timestamp,
+}
+
 /// All holds and locks in force. Few: bounded by what people can look after.
 #[derive(Debug, Default)]
 pub struct Standings {
@@ -70,6 +78,8 @@ pub struct Standings {
     locked: BTreeMap<String, Stop>,
     /// Up to when the operator was reminded of holds.
     reminded: i64,
+    /// Whom an operator freed after the state that was restored, and when: lines from before that may come again.
+    freed: BTreeMap<u128, i64>,
     /// When the next one ends, or somebody has to be reminded of a hold: asked for at every line.
     due: Option<i64>,
 }
@@ -198,6 +208,29 @@ impl Engine {
                 self.standings.enter(&name, hindrance, stop);
             }
         }
+    }
+
+    /// What an operator ended since the state that was restored: lines from before that are no sign any more. Call after
+    /// [`Engine::restore_stopped`].
+    pub fn restore_freed(&mut self, freed: Vec<Freed>) {
+        for Freed { name, hindrance, time } in freed {
+            if self.is_resumed && time.micros() <= self.now {
+                continue;
+            }
+            self.freed(&name, hindrance, Cause::Operator);
+            let last = self.standings.freed.entry(self.submitters.key(name.as_bytes())).or_default();
+            *last = time.micros().max(*last);
+        }
+    }
+
+    /// Lines from before that do not come any more.
+    pub(in crate::engine) fn forget_freed(&mut self, before: i64) {
+        self.standings.freed.retain(|_, time| *time >= before);
+    }
+
+    /// Whether an operator has freed the submitter after what is being handled happened.
+    pub(in crate::engine) fn is_freed_later(&self, key: u128) -> bool {
+        !self.standings.freed.is_empty() && self.standings.freed.get(&key).is_some_and(|time| self.at <= *time)
     }
 
     pub(in crate::engine) fn stop_by_hand(

@@ -234,6 +234,12 @@ impl Windows {
         });
     }
 
+    /// Whatever was counted for `key` is over.
+    pub fn forget(&mut self, key: u128, terms: &Terms) {
+        let aging = terms.aging(u64::MAX);
+        each!(self, table => { table.modify(key, &aging, |_| (Fate::Remove, ())); });
+    }
+
     /// What the jail in `slot` sees of `key`, with a summary; `None`: nothing.
     pub fn look(&self, key: u128, slot: u8, cutoff: i64, terms: &Terms) -> Option<(u64, Summary)> {
         each!(self, table => {

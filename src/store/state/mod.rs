@@ -92,6 +92,12 @@ pub(super) const SCHEMA: Schema = Schema {
         "CREATE TABLE tables (         -- of the firewall, that bans of this file were written to
                 name TEXT NOT NULL PRIMARY KEY
               ) WITHOUT ROWID;",
+        "CREATE TABLE freed (          -- holds and locks that an operator ended
+                account TEXT NOT NULL,
+                verb TEXT NOT NULL,
+                time INTEGER NOT NULL,
+                PRIMARY KEY (account, verb)
+              ) WITHOUT ROWID;",
     ],
 };
 
@@ -140,7 +146,7 @@ pub(super) fn apply(connection: &Connection, jobs: &[StateJob]) -> rusqlite::Res
 }
 
 fn begin(connection: &Connection, recorder: &mut Recorder<'_>, remembered: &Remembered, now: Timestamp) -> rusqlite::Result<()> {
-    let Remembered { bans, stopped, errands, parked, outbox, tables, left_out: _ } = remembered;
+    let Remembered { bans, stopped, errands, parked, outbox, tables, lifted: _, freed: _, left_out: _ } = remembered;
     recorder.replace_bans(bans, now)?;
     stops::replace(connection, stopped)?;
     errands.iter().try_for_each(|errand| errands::add(connection, errand))?;
@@ -171,6 +177,7 @@ fn prune(connection: &Connection, before: Timestamp, now: Timestamp) -> rusqlite
                       (SELECT 1 FROM bans WHERE net = old.subject AND scope = old.scope AND decision = old.number AND until > ?2 AND lifted IS NULL)
                     LIMIT ?3)";
     connection.execute(decided, params![before.micros(), now.micros(), PRUNE_ROWS, PRUNE_WINDOW])?;
+    stops::prune(connection, before)?;
     errands::prune(connection, before)?;
     tellings::prune(connection, before)?;
     Ok(())

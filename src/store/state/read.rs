@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 use rusqlite::{Connection, OpenFlags, Row, params};
@@ -10,12 +11,15 @@ use super::record::write_subject;
 use super::{errands, stops, tellings};
 use crate::enforce::errand::{Errand, QueuedMail};
 use crate::engine::RECOVERED;
-use crate::engine::account::Stopped;
-use crate::engine::decision::{Ban, Cause, Decision, Subject};
+use crate::engine::account::{Freed, Stopped};
+use crate::engine::decision::{Ban, Cause, Decision, Lifted, Subject};
 use crate::limits::STORIES_MAX;
 use crate::notify::Outbox;
 use crate::store::{PastBan, StoreError};
 use crate::time::Timestamp;
+
+/// Lines that are older than this when they are read count as of then.
+const COMES_AGAIN: Duration = Duration::from_secs(86_400);
 
 /// What the file holds for the start.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +30,9 @@ pub struct Remembered {
     pub parked: Vec<(String, QueuedMail)>,
     pub outbox: Outbox,
     pub tables: Vec<String>,
+    /// Within a day.
+    pub lifted: Vec<Lifted>,
+    pub freed: Vec<Freed>,
     /// Bans, holds and locks whose rows make no sense.
     pub left_out: usize,
 }
@@ -47,6 +54,8 @@ pub fn load(connection: &Connection, now: Timestamp) -> rusqlite::Result<Remembe
         outbox: tellings::load(connection)?,
         // The firewall may have what was left out.
         tables: if left_out == 0 { tables(connection)? } else { Vec::new() },
+        lifted: lifted(connection, now - COMES_AGAIN)?,
+        freed: stops::freed(connection, now - COMES_AGAIN)?,
         left_out,
     })
 }
@@ -63,9 +72,18 @@ pub fn salvage(connection: &Connection, now: Timestamp) -> Remembered {
         errands: errands::load(connection).unwrap_or_default(),
         parked: errands::parked(connection).unwrap_or_default(),
         outbox: tellings::load(connection).unwrap_or_default(),
-        tables: Vec::new(),
-        left_out: 0,
+        ..Remembered::default()
     }
+}
+
+/// Bans lifted before their time since then. A row that makes no sense is left out.
+fn lifted(connection: &Connection, since: Timestamp) -> rusqlite::Result<Vec<Lifted>> {
+    let mut select = connection.prepare("SELECT net, scope, since, lifted FROM bans WHERE lifted > ?1 AND lifted < until")?;
+    let rows = select.query_map([since.micros()], |row| {
+        let (Some(net), Some(scope)) = (word(row, 0)?, word(row, 1)?) else { return Ok(None) };
+        Ok(Some(Lifted { net, scope, since: time(row, 2)?, lifted: time(row, 3)? }))
+    })?;
+    rows.filter_map(Result::transpose).collect()
 }
 
 /// Rows of a table up to the first one that cannot be read, from its beginning and from its end. `select` is given the order.

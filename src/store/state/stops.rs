@@ -3,8 +3,9 @@
 use rusqlite::{Connection, Row, params};
 
 use super::read::{from_both_ends, lines, time, word};
-use crate::engine::account::{Hindrance, Stop, Stopped};
+use crate::engine::account::{Freed, Hindrance, Stop, Stopped};
 use crate::engine::decision::{Cause, Decision, Verb};
+use crate::time::Timestamp;
 
 const ENTER: &str = "INSERT OR REPLACE INTO stops (account, verb, id, scope, since, until, jail, reason, cause, evidence)
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
@@ -21,6 +22,25 @@ pub(super) fn record(connection: &Connection, account: &str, decision: &Decision
     };
     let mut lift = connection.prepare_cached("DELETE FROM stops WHERE account = ?1 AND verb = ?2")?;
     lift.execute(params![account, lifted.verb().as_str()])?;
+    if decision.cause == Cause::Operator {
+        let mut free = connection.prepare_cached("INSERT OR REPLACE INTO freed (account, verb, time) VALUES (?1, ?2, ?3)")?;
+        free.execute(params![account, lifted.verb().as_str(), decision.time.micros()])?;
+    }
+    Ok(())
+}
+
+/// What an operator ended since then. A row that makes no sense is left out.
+pub(super) fn freed(connection: &Connection, since: Timestamp) -> rusqlite::Result<Vec<Freed>> {
+    let mut select = connection.prepare("SELECT account, verb, time FROM freed WHERE time > ?1 ORDER BY account, verb")?;
+    let rows = select.query_map([since.micros()], |row| {
+        let Some(hindrance) = hindrance(row, 1)? else { return Ok(None) };
+        Ok(Some(Freed { name: row.get(0)?, hindrance, time: time(row, 2)? }))
+    })?;
+    rows.filter_map(Result::transpose).collect()
+}
+
+pub(super) fn prune(connection: &Connection, before: Timestamp) -> rusqlite::Result<()> {
+    connection.execute("DELETE FROM freed WHERE time < ?1", [before.micros()])?;
     Ok(())
 }
 
@@ -66,13 +86,18 @@ fn enter(connection: &Connection, account: &str, hindrance: Hindrance, stop: &St
     Ok(())
 }
 
+fn hindrance(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Hindrance>> {
+    Ok(match word(row, column)? {
+        Some(Verb::Hold) => Some(Hindrance::Held),
+        Some(Verb::Lock) => Some(Hindrance::Locked),
+        _ => None,
+    })
+}
+
 fn stopped(row: &Row<'_>) -> rusqlite::Result<Option<Stopped>> {
-    let hindrance = match word(row, 1)? {
-        Some(Verb::Hold) => Hindrance::Held,
-        Some(Verb::Lock) => Hindrance::Locked,
-        _ => return Ok(None),
+    let (Some(hindrance), Some(scope), Some(cause)) = (hindrance(row, 1)?, word(row, 3)?, word::<Cause>(row, 8)?) else {
+        return Ok(None);
     };
-    let (Some(scope), Some(cause)) = (word(row, 3)?, word::<Cause>(row, 8)?) else { return Ok(None) };
     let stop = Stop {
         id: row.get::<_, i64>(2)?.cast_unsigned(),
         scope,

@@ -1,0 +1,42 @@
+//! The addresses of this host, followed: it must not ban itself, whatever it is called next.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+use log::error;
+
+use super::inbox::{Message, Outside};
+
+/// How often they are looked at.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// What the interfaces have now, in order; `None`: the kernel did not say.
+pub(super) fn own() -> Option<Vec<IpNetwork>> {
+    let address = |interface: nix::ifaddrs::InterfaceAddress| -> Option<IpNetwork> {
+        let storage = interface.address?;
+        let ipv4 = storage.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        let ip = ipv4.or_else(|| storage.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))?;
+        Some(crate::address::single(ip))
+    };
+    let mut found: Vec<IpNetwork> = nix::ifaddrs::getifaddrs().ok()?.filter_map(address).collect();
+    found.sort();
+    found.dedup();
+    Some(found)
+}
+
+/// Tells the core whenever they are others than `known`, and then than it was told.
+pub(super) fn follow(mut known: Vec<IpNetwork>, outside: Outside) {
+    let follower = std::thread::Builder::new().name("addresses".into()).spawn(move || {
+        loop {
+            std::thread::sleep(LOOK);
+            if let Some(now) = own().filter(|now| *now != known) {
+                known.clone_from(&now);
+                outside.send(Message::OwnAddresses(now));
+            }
+        }
+    });
+    if let Err(problem) = follower {
+        error!("cannot start the thread that follows this host's addresses: {problem}; new ones are known after a reload");
+    }
+}
