@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::jail::{KeyPart, Measure, Unless};
-use super::key::{Facets, Subnet, bits_of, representative, spread};
+use super::key::{Facets, Host, Subnet, bits_of, representative, spread};
 use super::known::{Standing, seconds};
 use super::ledger::BanKey;
 use super::measure::{Addition, Firing, RuleTerms, SHARERS_MAX, Spot, Summary};
@@ -129,12 +129,12 @@ impl Engine {
         let event = facets.event;
         let kind = event.kind as usize;
         let Some(candidates) = self.candidates.get_mut(kind).map(std::mem::take) else { return Client::default() };
-        let mut matching = candidates.iter().filter(|candidate| candidate.matches(event, &self.groups)).peekable();
         let mut client = Client::default();
-        if matching.peek().is_some() {
+        if candidates.iter().any(|candidate| candidate.matches(event, &self.groups)) {
             client = self.client(facets, stamp);
-            if is_countable(event, &client) {
+            if is_countable(event, &client) && !self.is_everybodys(event, &client, facets.host) {
                 let tag = facets.pair_tag();
+                let matching = candidates.iter().filter(|candidate| candidate.matches(event, &self.groups));
                 places.extend(
                     matching.filter_map(|candidate| self.place_in_group(usize::from(candidate.group), facets, &client, tag, stamp)),
                 );
@@ -155,6 +155,12 @@ impl Engine {
         let allowed = protected && (host.is_ipv4() || self.allow.find(Subnet { bits, prefix: 128 }).is_some());
         let banned = self.ledger.covering(bits, facets.event.service, stamp).map(|entry| entry.key());
         Client { allowed, protected, banned, standing: self.known.standing(host, self.now) }
+    }
+
+    /// A failure of an address that is known to log in, while nobody gets in.
+    fn is_everybodys(&mut self, event: &Event<'_>, client: &Client, host: Option<Host>) -> bool {
+        let known = host.filter(|_| event.kind == EventKind::AuthFailure && client.standing.good);
+        known.is_some_and(|host| self.is_outage(event, host))
     }
 
     /// That somebody is heard who is banned, or never banned.
@@ -270,6 +276,7 @@ impl Engine {
                 }
             }
         }
+        self.outage.succeeded();
         // A thief's login works as well: an address in a country where the account never was is no acquaintance yet.
         let is_strange = facets.event.whence.familiarity == Familiarity::NewCountry;
         if let Some(host) = facets.host.filter(|_| !is_strange) {

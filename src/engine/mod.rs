@@ -21,6 +21,7 @@ mod key;
 mod known;
 mod ledger;
 mod measure;
+mod outage;
 mod reason;
 pub mod report;
 mod rule;
@@ -121,6 +122,7 @@ pub struct Engine {
     geo: Arc<dyn crate::geo::Look>,
     evidence: Evidence,
     forgeries: Forgeries,
+    outage: outage::Outage,
     decisions: VecDeque<Decision>,
     /// Bans that jails of `on = ["banned"]` have not seen yet.
     feedback: VecDeque<Feedback>,
@@ -201,6 +203,7 @@ impl Engine {
             geo: Arc::new(crate::geo::Nowhere),
             evidence: Evidence::new(),
             forgeries: Forgeries::default(),
+            outage: outage::Outage::default(),
             decisions: VecDeque::new(),
             feedback: VecDeque::new(),
             fired: Vec::new(),

@@ -411,7 +411,7 @@ pub(super) fn end(now: i64, duration: Option<Duration>) -> i64 {
     duration.map_or(i64::MAX, |duration| (Timestamp::from_micros(now) + duration).micros())
 }
 
-fn own_line(event: &Event<'_>) -> Vec<String> {
+pub(super) fn own_line(event: &Event<'_>) -> Vec<String> {
     let line = event.line.get(..limits::EVIDENCE_LINE_BYTES_MAX).unwrap_or(event.line);
     if line.is_empty() { Vec::new() } else { vec![text_of(line)] }
 }
