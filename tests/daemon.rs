@@ -113,7 +113,7 @@ fn unban_names_what_it_lifts() {
     host.start();
     host.ok(["ban", "203.0.0.0/16", "198.51.100.7", "198.51.100.9"]);
     let said = host.ok(["unban", "203.0.113.9"]);
-    assert_eq!(said, "would unban (dry run) 203.0.113.9\nlifted for 203.0.113.9: 203.0.0.0/16\n");
+    assert_eq!(said, "would unban (dry run) 203.0.113.9\nwould lift for 203.0.113.9: 203.0.0.0/16\n");
     let said: serde_json::Value = serde_json::from_str(&host.ok(["unban", "198.51.100.0/24", "--json"])).unwrap();
     assert_eq!(said["data"]["lifted"], serde_json::json!(["198.51.100.7", "198.51.100.9"]));
     host.ok(["ban", "198.51.100.7"]);

@@ -31,22 +31,24 @@ fn in_parts(global: &Global, nets: &[IpNetwork], done: &str, request: impl Fn(Ve
     if nets.len() <= NETS_PER_REQUEST {
         return simple(global, &request(nets.to_vec()));
     }
-    let mut sum = Sum { code: Code::Ok, changed: 0, lifted: Vec::new(), lines: Vec::new() };
+    let mut sum = Sum { done: done.to_owned(), code: Code::Ok, changed: 0, lifted: Vec::new(), lines: Vec::new() };
     for part in nets.chunks(NETS_PER_REQUEST) {
         match exchange(global, &request(part.to_vec())) {
             Ok(response) if matches!(response.code, Code::Ok | Code::Refused | Code::NotFound) => sum.add(response),
             failed => {
-                out::complain!("mailwarden: {done} {} networks before this:", sum.changed);
+                out::complain!("mailwarden: {} {} networks before this:", sum.done, sum.changed);
                 return failed.map_or_else(|error| report(global, &error), |response| refuse(global, &response));
             }
         }
     }
-    let response = sum.into_response(done);
+    let response = sum.into_response();
     if response.code == Code::Ok { out::done(print_message(global, &response)) } else { refuse(global, &response) }
 }
 
 /// The answers to several requests, as one.
 struct Sum {
+    /// In the daemon's words: a dry run has others.
+    done: String,
     code: Code,
     changed: u64,
     lifted: Vec<Value>,
@@ -58,6 +60,9 @@ impl Sum {
         let changed = response.data["changed"].as_u64().unwrap_or(0);
         self.changed += changed;
         self.lifted.extend(response.data["lifted"].as_array().cloned().unwrap_or_default());
+        if let Some(done) = response.message.lines().next().and_then(|line| line.strip_suffix(&format!(" {changed} networks"))) {
+            self.done = done.to_owned();
+        }
         // The first line says how many: that is added up.
         self.lines.extend(response.message.lines().skip(usize::from(changed > 0)).map(str::to_owned));
         self.code = match (self.code, response.code) {
@@ -66,8 +71,8 @@ impl Sum {
         };
     }
 
-    fn into_response(mut self, done: &str) -> Response {
-        self.lines.insert(0, format!("{done} {} networks", self.changed));
+    fn into_response(mut self) -> Response {
+        self.lines.insert(0, format!("{} {} networks", self.done, self.changed));
         let mut data = json!({ "changed": self.changed });
         if !self.lifted.is_empty() {
             data["lifted"] = self.lifted.into();

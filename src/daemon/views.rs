@@ -193,19 +193,20 @@ pub(super) fn command(core: &mut Core, request: Request, now: Timestamp) -> Resp
 fn unban(core: &mut Core, nets: Vec<IpNetwork>, now: Timestamp) -> Response {
     let (engine, firewall) = (&mut core.engine, &core.effects.firewall);
     let (mut each, mut lifted, mut lines) = (Vec::new(), Vec::new(), Vec::new());
+    let (done, lifting) = if firewall.is_dry_run() { ("would unban (dry run)", "would lift") } else { ("unbanned", "lifted") };
     for net in nets {
         let net = address::network(address::canonical(net.ip()), prefix(net));
         let found = engine.bans_on(net);
         let reply = engine.handle_command(Command::Unban { net }, now);
         if matches!(reply, Reply::Done { .. }) {
             if found != [net] {
-                lines.push(format!("lifted for {}: {}", address::display(net), names(&found)));
+                lines.push(format!("{lifting} for {}: {}", address::display(net), names(&found)));
             }
             lifted.extend(found.into_iter().map(address::display));
         }
         each.push((net, firewall.still_enforced(net).map_or(reply, Reply::Refused)));
     }
-    let mut response = sum_up(each, if firewall.is_dry_run() { "would unban (dry run)" } else { "unbanned" });
+    let mut response = sum_up(each, done);
     lines.insert(0, response.message);
     response.message = lines.join("\n");
     response.data["lifted"] = json!(lifted);
