@@ -26,7 +26,7 @@ use crate::correlate::Correlator;
 use crate::engine::Engine;
 use crate::event::Event;
 use crate::limits;
-use crate::parse::{Field, Outcome, Parsed, Parser, ParserOptions};
+use crate::parse::{Field, LineKind, Outcome, Parsed, Parser, ParserOptions};
 use crate::source::origin::Trust;
 use crate::source::{Batch, Source};
 use crate::time::{Clock, SteadyClock, Timestamp};
@@ -216,7 +216,7 @@ impl Core {
     }
 
     fn handle_batch(&mut self, source: usize, now: Timestamp) {
-        let Core { batch, parser, trust, correlator, engine, counts, parsed, timings, clock_ahead, .. } = self;
+        let Core { batch, parser, trust, correlator, engine, counts, parsed, timings, clock_ahead, effects, .. } = self;
         if timings.len() <= source {
             timings.resize_with(source + 1, || Timing::new(now));
         }
@@ -250,6 +250,9 @@ impl Core {
             let vouched = trust.vouches(line.origin, crate::parse::slice(text, parsed.program), parsed.sender_uid);
             counts.unvouched += u64::from(!vouched);
             let filter = parser.filters().filter_name(parsed.pattern);
+            if parsed.kind == LineKind::Removed && vouched {
+                effects.stopping.gone(parsed.text(text, Field::QueueId).unwrap_or_default());
+            }
             correlator.handle(text, parsed, filter, vouched, now, &mut |event| {
                 engine.handle_event(&Event { time: by_ours(event.time), ..*event }, now);
             });

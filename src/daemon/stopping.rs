@@ -210,6 +210,12 @@ impl Stopping {
         }
     }
 
+    /// A message has left the queue: it went out before it could be put on hold, or somebody else saw to it.
+    pub fn gone(&mut self, queue_id: &[u8]) {
+        let Ok(queue_id) = std::str::from_utf8(queue_id) else { return };
+        self.parked.retain(|_, parked| parked.remove(queue_id).is_none() || !parked.is_empty());
+    }
+
     /// Messages of an account that were put on hold.
     pub fn parked(&self, account: &str) -> usize {
         self.parked.get(account).map_or(0, BTreeMap::len)
