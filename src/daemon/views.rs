@@ -59,6 +59,7 @@ pub(super) fn status(core: &mut Core, jail: Option<&str>, now: Timestamp) -> Res
         "has_lock_path": core.effects.has_lock_path(),
         "stopping": core.effects.stopping.view(),
         "stopped": super::stops::views(core, now),
+        "notify": core.effects.notifier.views(),
         "geo": core.geo.shared.describe(),
         "engine": engine,
     }))
