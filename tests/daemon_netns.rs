@@ -314,7 +314,7 @@ fn bans_stay_in_the_kernel_when_the_state_is_lost() {
             // They end when they would have ended.
             let hours = found.iter().filter(|ban| ban["remaining_seconds"].as_u64().is_some_and(|left| (3_400..=3_600).contains(&left)));
             assert!(hours.count() == 2 && found.iter().any(|ban| ban["until"].is_null()), "{found:?}");
-            assert!(daemon.log().contains("stay in force"));
+            assert!(daemon.log().contains("stay in force") && !daemon.status()["state"]["problem"].is_null());
             // They are remembered from here on, and are lifted as any other.
             daemon.stop();
             daemon.start();

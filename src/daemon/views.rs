@@ -48,7 +48,7 @@ pub(super) fn status(core: &mut Core, jail: Option<&str>, now: Timestamp) -> Res
             "dropped_packets": firewall.dropped_packets(),
         },
         "state": {
-            "problem": health.problem().map(str::to_owned).or_else(|| health.loss()),
+            "problem": health.problem().map(str::to_owned).or_else(|| health.loss()).or_else(|| firewall.adopted().map(str::to_owned)),
             "saved": health.problem().is_none(),
             "pending": health.state.pending + health.windows.pending, "lost": health.state.lost,
         },
