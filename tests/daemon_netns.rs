@@ -6,15 +6,18 @@ mod netns;
 #[expect(dead_code, reason = "not all of it is needed here")]
 mod support;
 
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::ops::Deref;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{JoinHandle, sleep};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use mailwarden::enforce::nft::Feature;
+use mailwarden::time::Timestamp;
 use netns::{alive, dead, inside, run, serve};
 use support::{Host, sasl_failure, wait_for};
 
@@ -314,7 +317,7 @@ fn bans_stay_in_the_kernel_when_the_state_is_lost() {
             // They end when they would have ended.
             let hours = found.iter().filter(|ban| ban["remaining_seconds"].as_u64().is_some_and(|left| (3_400..=3_600).contains(&left)));
             assert!(hours.count() == 2 && found.iter().any(|ban| ban["until"].is_null()), "{found:?}");
-            assert!(daemon.log().contains("stay in force"));
+            assert!(daemon.log().contains("stay in force") && !daemon.status()["state"]["problem"].is_null());
             // They are remembered from here on, and are lifted as any other.
             daemon.stop();
             daemon.start();
@@ -462,25 +465,57 @@ fn bans_of_what_is_never_banned_are_lifted_at_start_and_when_the_host_gets_an_ad
     });
 }
 
+/// A daemon that follows a file from its start, and can stop accounts.
+fn follower(toml: &str) -> (Host, PathBuf) {
+    let host = Host::bare("");
+    let log = host.path("mail.log");
+    std::fs::write(&log, "").unwrap();
+    let policy = host.path("policy");
+    let text = format!(
+        "[allow]\nmynetworks = []\n[policy]\nsocket = {policy:?}\nusers = []\n{toml}\n[[source]]\nkind = \"file\"\npath = {log:?}\n\
+         from = \"start\"\ntrusted = true\n"
+    );
+    std::fs::write(host.path("mailwarden.toml"), text).unwrap();
+    (host, log)
+}
+
+/// Writes a line that is so old.
+fn append(log: &Path, age: Duration, line: &str) {
+    let stamp = (Timestamp::from(SystemTime::now()) - age).rfc3339();
+    writeln!(OpenOptions::new().append(true).open(log).unwrap(), "{stamp} mx1 {line}").unwrap();
+}
+
+#[test]
+fn a_backlog_is_no_sign_that_a_ban_does_not_bite() {
+    inside("a_backlog_is_no_sign_that_a_ban_does_not_bite", || {
+        let (mut daemon, log) = follower("");
+        daemon.start();
+        daemon.stop();
+        let fail = |age| {
+            let message = "warning: unknown[203.0.113.9]: SASL LOGIN authentication failed: x, sasl_username=anna@example.org";
+            append(&log, Duration::from_secs(age), &format!("postfix/submission/smtpd[77]: {message}"));
+        };
+        [90, 85, 80, 75, 70, 65, 40, 30, 20, 10].into_iter().for_each(fail);
+        daemon.start();
+        daemon.wait_banned("203.0.113.9/32");
+        wait_for("all lines are read", || daemon.status()["lines"]["lines"] == 10);
+        let why = daemon.ok(["why", "203.0.113.9"]);
+        assert!(why.contains("is banned") && !why.contains("DOES NOT BITE"), "{why}");
+        daemon.stop();
+        assert!(!daemon.log().contains("does not bite"), "{}", daemon.log());
+    });
+}
+
 #[test]
 fn sigkill_undoes_no_release() {
     inside("sigkill_undoes_no_release", || {
-        let host = Host::bare("");
-        let (log, main) = (host.path("mail.log"), host.path("mailwarden.toml"));
-        std::fs::write(&log, "").unwrap();
-        let text = format!(
-            "[policy]\nsocket = {:?}\nusers = []\n[risk]\nlearning = \"0s\"\n[[source]]\nkind = \"file\"\npath = {log:?}\nfrom = \"start\"\ntrusted = true\n",
-            host.path("policy")
-        );
-        std::fs::write(main, text).unwrap();
+        let (host, log) = follower("[risk]\nlearning = \"0s\"\n");
         let jail = "[jail.often]\non = [\"auth-success\"]\nkey = \"account\"\nmaxretry = 3\nfindtime = \"10m\"\nthen = [\"hold\"]\n";
         std::fs::write(host.path("jail.d/often.toml"), jail).unwrap();
         let log_in = |account: &str, times: u32| {
             for _ in 0..times {
-                let stamp = mailwarden::time::Timestamp::from(std::time::SystemTime::now()).rfc3339();
-                let mut file = std::fs::OpenOptions::new().append(true).open(&log).unwrap();
                 let message = format!("4F07C1B9A3: client=x[203.0.113.9], sasl_method=PLAIN, sasl_username={account}");
-                writeln!(file, "{stamp} mx1 postfix/submission/smtpd[77]: {message}").unwrap();
+                append(&log, Duration::ZERO, &format!("postfix/submission/smtpd[77]: {message}"));
             }
         };
         let mut daemon = host;

@@ -282,10 +282,18 @@ fn a_dead_server_is_tried_again_and_told_of_once() {
     wait_for("the failure is in the log", || host.log().contains("452"));
     // It answers all the same.
     host.ok(["lock", "bob@example.org"]);
+    wait_for("status counts both", || host.status()["notify"]["mail"]["waiting"] == 2);
+    let mail = host.status()["notify"]["mail"].clone();
+    assert!(mail["oldest"].as_str().is_some_and(|oldest| oldest.starts_with("20")), "{mail}");
+    assert!(mail["problem"].as_str().is_some_and(|problem| problem.contains("452")), "{mail}");
+    let status = host.ok(["status"]);
+    assert!(status.contains("notify    mail: 2 messages wait, the oldest of 20") && status.contains("PROBLEM: "), "{status}");
     sink.is_full.store(false, Ordering::Relaxed);
     let mails = sink.wait(1);
     assert!(mails[0].header("Subject").contains("2 ×") || mails[0].header("Subject").contains("=?utf-8?"), "{mails:?}");
     assert!(mails[0].body().contains("anna@") && mails[0].body().contains("bob@"), "{}", mails[0].body());
+    wait_for("nothing waits", || host.status()["notify"]["mail"]["waiting"] == 0);
+    assert!(!host.ok(["status"]).contains("notify "), "{}", host.ok(["status"]));
     let complaints = host.log().matches("mail to the administrator: 127.0.0.1").count();
     assert_eq!(complaints, 1, "{}", host.log());
     wait_for("the log says that it works again", || host.log().contains("messages go out again"));

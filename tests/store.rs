@@ -315,6 +315,46 @@ fn what_can_still_be_read_of_a_damaged_file_is_taken_over() {
 }
 
 #[test]
+fn no_damage_loses_a_ban_without_a_word() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    let (store, _) = open(dir.path(), NOW);
+    let lock =
+        |name: &str| Decision { verb: Verb::Lock, subject: Subject::Account(name.into()), ..ban("192.0.2.1/32", NOW, Timestamp::NEVER) };
+    store.record((0..300).map(numbered).chain((0..60).map(|number| lock(&format!("user{number}")))).collect());
+    store.note_tables(vec!["mailwarden".to_owned()]);
+    drop(store);
+    let bytes = fs::read(&path).unwrap();
+    let whole = open(dir.path(), NOW).1;
+    assert_eq!((whole.bans.len(), whole.stopped.len(), whole.tables.len()), (300, 60, 1));
+    let key = |ban: &Ban| (ban.net, ban.until);
+    let mut dice = 0x9e37_79b9_7f4a_7c15_u64;
+    let (mut told, mut kept) = (0, 0);
+    let random = (0..bytes.len() - 3_000).step_by(1_500).map(|start| {
+        let mut damaged = bytes.clone();
+        for byte in &mut damaged[start..start + 3_000] {
+            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            *byte = (dice >> 56) as u8;
+        }
+        (start, damaged)
+    });
+    // A leaf of the bans says that it has fewer rows than it has (SQLite's file format, 1.6).
+    let leaf = (1..bytes.len() / 4096).map(|page| page * 4096).find(|place| bytes[*place] == 10 && bytes[place + 4] > 8).unwrap();
+    let mut fewer = bytes.clone();
+    fewer[leaf + 4] /= 2;
+    for (start, damaged) in random.chain([(leaf, fewer)]) {
+        let other = tempfile::tempdir().unwrap();
+        fs::write(other.path().join("state.db"), damaged).unwrap();
+        let (_store, found) = open(other.path(), NOW);
+        let is_whole = found.bans.iter().map(key).eq(whole.bans.iter().map(key)) && found.stopped == whole.stopped;
+        assert!(is_whole || found.tables.is_empty() && !found.notices.is_empty(), "bytes {start}: {} bans", found.bans.len());
+        told += usize::from(!found.notices.is_empty());
+        kept += found.bans.len();
+    }
+    assert!(told > 5 && kept > 1_000, "{told} damages told, {kept} bans kept");
+}
+
+#[test]
 fn a_file_that_is_removed_while_it_is_open_is_made_anew_and_told() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");

@@ -51,6 +51,11 @@ fn print(status: &Value) -> io::Result<()> {
     for stop in status["stopped"].as_array().into_iter().flatten().take(STOPS_SHOWN) {
         writeln!(out, "account   {}", super::lock::sentence(stop))?;
     }
+    for (way, courier) in status["notify"].as_object().into_iter().flatten() {
+        if let Some(line) = undelivered(way, courier) {
+            writeln!(out, "notify    {line}")?;
+        }
+    }
     writeln!(out, "accounts  {}", accounts(&status["engine"]))?;
     let in_force = if status["firewall"]["dry_run"] == true { "would be in force (dry run)" } else { "in force" };
     writeln!(out, "bans      {} {in_force}\n", status["engine"]["bans"])?;
@@ -113,6 +118,18 @@ fn stopping(stopping: &Value, has_lock_path: bool) -> String {
         ways.push("NO LOCK PATH: accounts are only reported (docs/accounts.md)".to_owned());
     }
     ways.join("; ")
+}
+
+/// `None` when there is nothing to tell of that way.
+fn undelivered(way: &str, courier: &Value) -> Option<String> {
+    let waiting = courier["waiting"].as_u64().unwrap_or(0);
+    let problem = courier["problem"].as_str();
+    if waiting == 0 && problem.is_none() {
+        return None;
+    }
+    let oldest = courier["oldest"].as_str().map_or_else(String::new, |oldest| format!(", the oldest of {}", table::local_time(oldest)));
+    let problem = problem.map_or_else(String::new, |problem| format!("; PROBLEM: {}", table::printable(problem)));
+    Some(format!("{way}: {waiting} messages wait{oldest}{problem}"))
 }
 
 fn source_line(source: &Value) -> String {

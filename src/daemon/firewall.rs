@@ -41,6 +41,8 @@ pub(super) struct Firewall {
     pub(super) refused: u64,
     /// The state knows nothing of what is in the kernel: that stays, and becomes known.
     adopts: bool,
+    /// That this was done.
+    adopted: Option<String>,
     /// Tables of earlier runs under other names, which have to go when the bans are in force here.
     old_tables: Vec<String>,
     /// In a dry run: tables of earlier runs that go on dropping packets.
@@ -86,6 +88,7 @@ impl Firewall {
             owed: HashSet::new(),
             refused: 0,
             adopts: false,
+            adopted: None,
             old_tables: Vec::new(),
             leftovers: Vec::new(),
         }
@@ -298,7 +301,9 @@ impl Firewall {
                 let found = listing.elements.iter().map(|element| (element.net, element.scope, until(element)));
                 let adopted = engine.adopt_bans(found);
                 if adopted > 0 {
-                    warn!("{adopted} bans in the kernel that the state knew nothing of stay in force (jail {RECOVERED})");
+                    let text = format!("{adopted} bans in the kernel that the state knew nothing of stay in force (jail {RECOVERED})");
+                    warn!("{text}");
+                    self.adopted = Some(format!("the state was missing or incomplete at {now}: {text}; a restart ends this message"));
                 }
                 true
             }
@@ -307,6 +312,11 @@ impl Firewall {
                 false
             }
         }
+    }
+
+    /// What of the state had to be taken from the kernel.
+    pub(super) fn adopted(&self) -> Option<&str> {
+        self.adopted.as_deref()
     }
 
     /// Which tables hold bans of ours; `None`: nothing is in force.
@@ -508,6 +518,24 @@ mod tests {
 
     fn refusal() -> NftError {
         NftError::Refused { what: "the batch".into(), errno: Errno::ENOMEM, text: None }
+    }
+
+    #[test]
+    fn bans_that_nobody_remembers_are_taken_over_before_anything_is_removed() {
+        let mut world = World::new();
+        world.kernel.borrow_mut().add(&[Element { net: net(7), scope: Scope::All, timeout: Some(Duration::from_secs(60)) }]).unwrap();
+        // Not until the firewall can be used.
+        world.firewall.adopts = true;
+        world.firewall.state = State::Down { error: "not yet".into(), retry: Instant::now() + RETRY };
+        world.tick();
+        assert_eq!((world.engine.ban_count(), world.firewall.tables()), (0, None));
+        world.ten_seconds_pass();
+        world.tick();
+        world.is_in_line();
+        assert_eq!(world.engine.ban_end(net(7), Scope::All), Some(NOW + Duration::from_secs(60)));
+        assert_eq!(world.firewall.tables(), Some(vec!["mailwarden".to_owned()]));
+        assert!(world.firewall.adopted().unwrap().contains("1 bans"));
+        assert_eq!(world.engine.poll_decision().unwrap().jail, RECOVERED);
     }
 
     #[test]

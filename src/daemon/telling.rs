@@ -1,5 +1,6 @@
 //! Which decisions people are told of, and the threads that tell them.
 
+use std::collections::BTreeMap;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,7 +12,7 @@ use crate::config::Notify;
 use crate::engine::Engine;
 use crate::engine::account::Hindrance;
 use crate::engine::decision::{Decision, Subject, Verb};
-use crate::notify::{BansOf, Context, Courier, Outbox, Outcome, Settings, Telling, Way};
+use crate::notify::{BansOf, Context, Courier, CourierView, Outbox, Outcome, Settings, Telling, Way};
 use crate::store::Store;
 
 /// How long the end of the daemon waits for a mail server.
@@ -63,6 +64,11 @@ impl Notifier {
                 store.after_decisions(move |_saved| send(own));
             }
         }
+    }
+
+    /// What each way has still to do.
+    pub fn views(&self) -> BTreeMap<&'static str, CourierView> {
+        self.couriers.iter().map(|(way, courier)| (way.as_str(), courier.view())).collect()
     }
 
     /// Before the end: what can be sent at once is sent.

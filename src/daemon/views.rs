@@ -57,7 +57,7 @@ pub(super) fn status(core: &mut Core, jail: Option<&str>, now: Timestamp) -> Res
             "dropped_packets": firewall.dropped_packets(),
         },
         "state": {
-            "problem": health.problem().map(str::to_owned).or_else(|| health.loss()),
+            "problem": health.problem().map(str::to_owned).or_else(|| health.loss()).or_else(|| firewall.adopted().map(str::to_owned)),
             "saved": health.problem().is_none(),
             "pending": health.state.pending + health.windows.pending, "lost": health.state.lost,
         },
@@ -68,6 +68,7 @@ pub(super) fn status(core: &mut Core, jail: Option<&str>, now: Timestamp) -> Res
         "has_lock_path": core.effects.has_lock_path(),
         "stopping": core.effects.stopping.view(),
         "stopped": super::stops::views(core, now),
+        "notify": core.effects.notifier.views(),
         "geo": core.geo.shared.describe(),
         "engine": engine,
     }))

@@ -3,9 +3,11 @@
 use std::collections::HashSet;
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use log::{info, warn};
+use serde::Serialize;
 
 use super::desk::Desk;
 use super::webhook::Poster;
@@ -26,6 +28,18 @@ pub type BansOf = Box<dyn Fn(Timestamp, Timestamp) -> Vec<(String, u64)> + Send>
 /// The handle; the thread ends with it.
 pub struct Courier {
     jobs: Sender<Job>,
+    standing: Arc<Mutex<CourierView>>,
+}
+
+/// What one way has still to do, for `status`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CourierView {
+    /// Messages that nobody has taken yet.
+    pub waiting: usize,
+    /// When what the oldest of them tells happened.
+    pub oldest: Option<String>,
+    /// Why the latest try failed; `None`: it did not.
+    pub problem: Option<String>,
 }
 
 enum Job {
@@ -41,7 +55,10 @@ impl Courier {
         let (jobs, receiver) = channel();
         outbox.waiting.retain(|telling| telling.way == way);
         outbox.last.retain(|(other, ..)| *other == way);
+        let standing = Arc::new(Mutex::new(CourierView::default()));
         let mut round = Round {
+            standing: standing.clone(),
+            problem: None,
             way,
             settings,
             desk: Desk::new(&outbox),
@@ -53,8 +70,14 @@ impl Courier {
             is_failing: false,
         };
         round.take(outbox.waiting);
+        round.show();
         std::thread::Builder::new().name(format!("tell-{way}")).spawn(move || round.run(&receiver))?;
-        Ok(Courier { jobs })
+        Ok(Courier { jobs, standing })
+    }
+
+    /// Never waits for a server.
+    pub fn view(&self) -> CourierView {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// For threads that hand messages over later.
@@ -77,6 +100,9 @@ impl Courier {
 const BANS: &str = "bans-";
 
 struct Round {
+    standing: Arc<Mutex<CourierView>>,
+    /// Why the latest try failed.
+    problem: Option<String>,
     way: Way,
     settings: Settings,
     desk: Desk,
@@ -101,11 +127,19 @@ impl Round {
             while let Ok(job) = jobs.try_recv() {
                 resting.extend(self.handle(job));
             }
+            self.show();
             self.work();
+            self.show();
             for rested in resting {
                 let _ = rested.send(());
             }
         }
+    }
+
+    fn show(&self) {
+        let (waiting, oldest) = self.desk.waiting();
+        let view = CourierView { waiting, oldest: oldest.map(Timestamp::rfc3339), problem: self.problem.clone() };
+        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = view;
     }
 
     fn handle(&mut self, job: Job) -> Option<Sender<()>> {
@@ -154,6 +188,7 @@ impl Round {
             };
             match sent {
                 Ok(()) => {
+                    self.problem = None;
                     if std::mem::take(&mut self.is_failing) {
                         info!("{}: messages go out again", self.title());
                     }
@@ -166,6 +201,7 @@ impl Round {
     }
 
     fn failed(&mut self, batch: &[Telling], problem: &str) {
+        self.problem = Some(problem.to_owned());
         let failures = self.desk.failed(now());
         if !std::mem::replace(&mut self.is_failing, true) {
             warn!("{}: {problem}; it is tried again, and not told of again until it works", self.title());

@@ -133,6 +133,11 @@ impl Desk {
         self.waiting.retain(|telling| !ids.contains(telling.id.as_str()));
     }
 
+    /// How many messages wait, and when what the oldest of them tells happened.
+    pub fn waiting(&self) -> (usize, Option<Timestamp>) {
+        (self.waiting.len(), self.waiting.iter().map(|telling| Timestamp::from_micros(telling.notice.time)).min())
+    }
+
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }

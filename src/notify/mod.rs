@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use courier::{BansOf, Courier, Done};
+pub use courier::{BansOf, Courier, CourierView, Done};
 
 use crate::config::Notify;
 use crate::engine::decision::{Cause, Decision, Subject, Verb};

@@ -16,7 +16,7 @@ pub struct Leftover {
     pub table: String,
     /// Elements in it.
     pub bans: usize,
-    /// Sets that have more than were to be read are not among them.
+    /// There are more than that: not all of a large set is read.
     pub is_more: bool,
 }
 
@@ -30,7 +30,10 @@ pub fn leftover(table: &str, limit: usize) -> Result<Option<Leftover>, NftError>
     for set in our_sets(&link)? {
         match read::elements(&link, set, limit)? {
             Some(elements) => found.bans += elements.len(),
-            None => found.is_more = true,
+            None => {
+                found.bans += limit;
+                found.is_more = true;
+            }
         }
     }
     Ok(Some(found))

@@ -725,28 +725,6 @@ fn what_lies_outside_every_window_does_not_count() {
 }
 
 #[test]
-fn lines_from_before_a_ban_was_carried_out_say_nothing_of_it() {
-    let mut world = World::new(vec![jail("auth")]);
-    world.clock = HOUR;
-    world.wait(0);
-    let fail_at = |world: &mut World, seconds: i64| {
-        let (ip, time) = ("192.0.2.1".parse().ok(), Timestamp::from_seconds(START + HOUR + seconds));
-        let event = Event { ip, service: Service::Submission, ..Event::new(EventKind::AuthFailure, time) };
-        world.engine.handle_event(&event, world.now());
-        told(&world.decisions())
-    };
-    let backlog = [-90, -85, -80, -75, -70, -65, -40, -30, -20, -10].map(|seconds| fail_at(&mut world, seconds)).concat();
-    assert_eq!(backlog, ["ban 192.0.2.1 auth 3600"]);
-    world.engine.note_enforcing(None);
-    world.clock += 60;
-    assert!(fail_at(&mut world, 60).is_empty(), "nothing is carried out");
-    world.engine.note_enforcing(Some(world.now()));
-    assert!(fail_at(&mut world, 65).is_empty());
-    world.clock += 60;
-    assert_eq!(fail_at(&mut world, 71), ["alert 192.0.2.1"], "it was in force, and does not bite");
-}
-
-#[test]
 fn bans_come_back_from_the_store() {
     let mut world = World::new(vec![jail("auth")]);
     world.fails(6, "192.0.2.1", "x");

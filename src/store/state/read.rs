@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
-use rusqlite::{Connection, OpenFlags, Row, params};
+use rusqlite::{Connection, OpenFlags, Row, ffi, params};
 
 use super::record::write_subject;
 use super::{errands, stops, tellings};
@@ -44,6 +44,7 @@ impl Remembered {
 }
 
 pub fn load(connection: &Connection, now: Timestamp) -> rusqlite::Result<Remembered> {
+    check(connection)?;
     let (bans, stopped) = (bans(connection, now)?, stops::load(connection)?);
     let left_out = bans.iter().filter(|ban| ban.is_none()).count() + stopped.iter().filter(|stopped| stopped.is_none()).count();
     Ok(Remembered {
@@ -58,6 +59,18 @@ pub fn load(connection: &Connection, now: Timestamp) -> rusqlite::Result<Remembe
         freed: stops::freed(connection, now - COMES_AGAIN)?,
         left_out,
     })
+}
+
+/// A damage may just as well hide rows as make them unreadable. `decisions` is too large to be looked through at each start, and what
+/// is missing there is missed by nobody but `why`.
+fn check(connection: &Connection) -> rusqlite::Result<()> {
+    for table in ["bans", "stops"] {
+        let verdict: String = connection.query_row(&format!("PRAGMA quick_check({table})"), [], |row| row.get(0))?;
+        if verdict != "ok" {
+            return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_CORRUPT), Some(verdict)));
+        }
+    }
+    Ok(())
 }
 
 pub fn tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {
