@@ -243,13 +243,14 @@ impl Messages {
         come_in.filter_map(|message| Some((*place_of.get(&message.submitter?)?, message.id(), message.arrival()))).collect()
     }
 
+    /// What is in the queue.
     fn youngest_first(&self) -> impl Iterator<Item = &Message> {
         let mut at = self.youngest;
-        std::iter::from_fn(move || {
+        let all = std::iter::from_fn(move || {
             let message = self.slots.get(at as usize)?;
-            at = message.older;
-            Some(message)
-        })
+            Some((std::mem::replace(&mut at, message.older), message))
+        });
+        all.filter(|(slot, _)| *slot != self.retired).map(|(_, message)| message)
     }
 
     /// The queue id is gone. Its entry stays until [`Messages::free_retired`].
