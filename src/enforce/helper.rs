@@ -247,12 +247,22 @@ pub fn exchange(path: &Path, request: &Request) -> io::Result<Answer> {
     socket.set_write_timeout(Some(CONNECT_TIMEOUT))?;
     socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     socket.connect(&SockAddr::unix(path)?).map_err(at)?;
-    socket.send(&packet).map_err(at)?;
+    uninterrupted(|| socket.send(&packet)).map_err(at)?;
     let mut buffer = vec![0; HELPER_REQUEST_BYTES_MAX];
-    let count = io::Read::read(&mut &socket, &mut buffer).map_err(at)?;
+    let count = uninterrupted(|| io::Read::read(&mut &socket, &mut buffer)).map_err(at)?;
     if count == 0 {
         return Err(io::Error::new(ErrorKind::UnexpectedEof, "the helper hung up without an answer; its log says why"));
     }
     serde_json::from_slice(buffer.get(..count).unwrap_or_default())
         .map_err(|error| io::Error::new(ErrorKind::InvalidData, format!("the helper's answer cannot be read: {error}")))
+}
+
+/// A socket with a time limit is not taken up again by itself after a signal.
+fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
 }
