@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
-use log::error;
 
 use super::inbox::{Message, Outside};
 
@@ -25,18 +24,15 @@ pub(super) fn own() -> Option<Vec<IpNetwork>> {
     Some(found)
 }
 
-/// Tells the core whenever they are others than `known`, and then than it was told.
-pub(super) fn follow(mut known: Vec<IpNetwork>, outside: Outside) {
-    let follower = std::thread::Builder::new().name("addresses".into()).spawn(move || {
-        loop {
-            std::thread::sleep(LOOK);
-            if let Some(now) = own().filter(|now| *now != known) {
-                known.clone_from(&now);
-                outside.send(Message::OwnAddresses(now));
-            }
+/// Tells the core what they are, and then whenever they are others.
+pub(super) async fn follow(outside: Outside) {
+    let mut known = None;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let found = own();
+        if found.is_some() && found != known {
+            known.clone_from(&found);
+            outside.send(Message::OwnAddresses(found.unwrap_or_default()));
         }
-    });
-    if let Err(problem) = follower {
-        error!("cannot start the thread that follows this host's addresses: {problem}; new ones are known after a reload");
     }
 }

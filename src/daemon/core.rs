@@ -284,6 +284,9 @@ impl Core {
     }
 
     fn take_addresses(&mut self, own: Vec<IpNetwork>) {
+        if own == self.own {
+            return;
+        }
         let new: Vec<String> = own.iter().filter(|net| !self.own.contains(net)).map(|net| crate::address::display(*net)).collect();
         let lifted = self.engine.set_own_addresses(own.clone(), self.clock.now());
         self.own = own;

@@ -12,6 +12,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, oneshot};
 
+use super::addresses;
 use super::setup::Loaded;
 use crate::control::server::{self, Access};
 use crate::control::{Request, Response};
@@ -167,5 +168,6 @@ async fn run(listener: UnixListener, path: PathBuf, access: Access, outside: Out
             }
         });
     }
+    tokio::spawn(addresses::follow(outside.clone()));
     server::serve(listener, path, access, Arc::new(outside), stopped).await;
 }

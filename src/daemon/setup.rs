@@ -97,7 +97,6 @@ pub(super) fn start(options: &Options) -> Result<(Setup, Inbox, ControlThread), 
     let sources = open_sources(&specs, &loaded.cursors, &mut inherited, now)?;
     let (jails, sources_open, bans, span) = (config.jails.len(), sources.len(), engine.ban_count(), clock.now().since(now));
     info!("{jails} jails, {sources_open} sources, {bans} bans taken over in {} ms", span.as_millis());
-    addresses::follow(own.clone(), inbox.sender());
     let stopping = Stopping::start(&config, &engine, dry_run, saved, inbox.sender());
     let notifier = Notifier::start(&config.notify, loaded.outbox, &store, inbox.sender());
     let setup = Setup {
