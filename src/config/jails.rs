@@ -33,11 +33,13 @@ const ACTIONS_TO_COME: [Action; 1] = [Action::Slow];
 const SORTS_AFTER: &str = "give your own file a name that sorts after it, such as 90-local.toml";
 
 /// Decisions that come from no jail stand under names of their own.
-const NAMES_TAKEN: [(&str, &str); 4] = [
+const NAMES_TAKEN: [(&str, &str); 6] = [
     ("manual", "bans by hand are listed"),
     ("risk", "accounts are held and locked for their signs, see [risk]"),
     ("widening", "bans of networks are listed, see [bans.widen]"),
     ("forged", "forged lines are told"),
+    ("outage", "logins that fail for everybody are told"),
+    ("recovered", "bans that only the kernel still had are listed"),
 ];
 
 /// What the jails are checked against.
