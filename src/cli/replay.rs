@@ -33,7 +33,7 @@ pub(super) struct Args {
 pub(super) fn run(config: Option<&Path>, json: bool, args: &Args) -> ExitCode {
     let (setup, logs) = match Setup::load(config).and_then(|setup| Ok((setup, open(&args.files)?))) {
         Ok(both) => both,
-        Err(problem) => return out::fail(false, FAILED, &problem),
+        Err(problem) => return out::fail(json, FAILED, &problem),
     };
     let output = Output { json, expiries: args.expiries, ..Output::default() };
     let printer = if pipeline::threads() > 1 { Printer::start(output) } else { Printer::Here(output) };
@@ -42,7 +42,7 @@ pub(super) fn run(config: Option<&Path>, json: bool, args: &Args) -> ExitCode {
             replay.finish();
             ExitCode::SUCCESS
         }
-        Err(problem) => out::fail(false, FAILED, &problem),
+        Err(problem) => out::fail(json, FAILED, &problem),
     }
 }
 

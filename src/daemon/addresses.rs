@@ -16,7 +16,9 @@ pub(super) fn own() -> Option<Vec<IpNetwork>> {
         let storage = interface.address?;
         let ipv4 = storage.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
         let ip = ipv4.or_else(|| storage.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))?;
-        Some(crate::address::single(ip))
+        // Those of one link come and go with every container, and are never banned anyway.
+        let is_of_link = matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        (!is_of_link).then(|| crate::address::single(ip))
     };
     let mut found: Vec<IpNetwork> = nix::ifaddrs::getifaddrs().ok()?.filter_map(address).collect();
     found.sort();

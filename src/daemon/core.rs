@@ -15,7 +15,7 @@ use super::decisions::Effects;
 use super::geo::Geo;
 use super::inbox::{ControlThread, Inbox, Message};
 use super::setup::{self, Loaded, Setup};
-use super::timing::Timing;
+use super::timing::{News, Timing};
 use super::{stops, views};
 use crate::config::{Config, Paths};
 use sd_notify::NotifyState;
@@ -62,11 +62,12 @@ pub fn run(options: &Options) -> ExitCode {
     }
 }
 
-/// Tells the service manager; without one, nobody.
+/// A time by another clock.
 fn moved(micros: i64) -> impl Fn(Timestamp) -> Timestamp {
     move |time| Timestamp::from_micros(time.micros().saturating_add(micros))
 }
 
+/// Tells the service manager; without one, nobody.
 fn notify(state: &[NotifyState<'_>]) {
     let _ = sd_notify::notify(state);
 }
@@ -210,8 +211,11 @@ impl Core {
         if !is_more {
             timing.caught_up();
         }
-        if let (Some(off), Some(source)) = (timing.take_news(), self.sources.get(source)) {
-            log::error!("source \"{}\": {off}", source.stats().name);
+        if let (Some(news), Some(source)) = (timing.take_news(), self.sources.get(source)) {
+            match news {
+                News::Off(off) => log::error!("source \"{}\": {off}", source.stats().name),
+                News::RightAgain => log::info!("source \"{}\": its lines say the time that it is here again", source.stats().name),
+            }
         }
     }
 
@@ -287,10 +291,11 @@ impl Core {
         if own == self.own {
             return;
         }
-        let new: Vec<String> = own.iter().filter(|net| !self.own.contains(net)).map(|net| crate::address::display(*net)).collect();
-        let lifted = self.engine.set_own_addresses(own.clone(), self.clock.now());
+        let new: Vec<IpNetwork> = own.iter().filter(|net| !self.own.contains(net)).copied().collect();
+        let lifted = self.engine.set_own_addresses(own.clone(), &new, self.clock.now());
         self.own = own;
         if !new.is_empty() {
+            let new: Vec<String> = new.into_iter().map(crate::address::display).collect();
             log::info!("this host has new addresses, which are never banned: {}; {lifted} bans are lifted", new.join(", "));
         }
         self.act();
@@ -413,7 +418,7 @@ impl Core {
         let ahead = if ahead.abs() < CLOCK_MICROS_TOLERATED { 0 } else { ahead };
         if (ahead - self.clock_ahead).abs() >= CLOCK_MICROS_TOLERATED {
             log::warn!(
-                "the clock of this host was set by {} s; windows and bans go on by the old one until the next restart",
+                "the clock of this host was set, or stood still, by {} s; windows and bans go on by the old one until the next restart",
                 (self.clock_ahead - ahead) / 1_000_000
             );
             self.clock_ahead = ahead;

@@ -1,8 +1,8 @@
 //! The composition root: the only place that knows everything.
 //!
 //! Threads: `core` (this one) owns parse, correlate, engine and the netlink socket; `control` runs tokio for the control
-//! socket and the signals; the store and the log have a thread each, and so has the closing of banned clients' connections;
-//! `policy` answers Postfix, `addresses` follows those of this host, `helper` talks to the root helper, `tell-mail`, `tell-owner` and `tell-webhook` tell people. A database
+//! socket and the signals, and follows the addresses of this host; the store and the log have a thread each, and so has the closing of banned clients' connections;
+//! `policy` answers Postfix, `helper` talks to the root helper, `tell-mail`, `tell-owner` and `tell-webhook` tell people. A database
 //! of countries that has changed is opened on a thread that then ends.
 //!
 //! **Invariant:** the core never waits for anybody: not for the disk, not for a client of the control socket, not for the log.

@@ -24,6 +24,8 @@ use crate::time::Timestamp;
 /// How often the queue is looked through for further messages of the stopped: those that Postfix held at our word, and those that
 /// were on their way.
 const CHASE: Duration = Duration::from_secs(2);
+/// Before that Postfix may just have had no mail to ask about.
+const PATIENCE: Duration = Duration::from_secs(3_600);
 /// How far back: a message may be known as somebody's only some lines after its first one.
 const CHASED: Duration = Duration::from_secs(60);
 
@@ -37,6 +39,7 @@ pub(super) struct Stopping {
     /// Account → messages that were let go while it is stopped.
     let_go: HashMap<String, HashSet<String>>,
     next_chase: Instant,
+    started: Instant,
     is_dry_run: bool,
 }
 
@@ -83,6 +86,7 @@ impl Stopping {
             helper: None,
             parked: HashMap::new(),
             let_go: HashMap::new(),
+            started: Instant::now(),
             next_chase: Instant::now(),
             is_dry_run,
         };
@@ -178,7 +182,7 @@ impl Stopping {
     pub fn lock_path(&self) -> LockPath {
         let hooks = self.helper.as_ref().is_some_and(|helper| helper.has_hook(Verb::Lock));
         // A server that nobody asks stops nobody. Whoever sends mail through Postfix has it asked before that shows in the log.
-        let is_asked = self.policy.is_some() && self.board.numbers().requests > 0;
+        let is_asked = self.policy.is_some() && (self.board.numbers().requests > 0 || self.started.elapsed() < PATIENCE);
         LockPath { policy: is_asked && !self.is_dry_run, hooks }
     }
 

@@ -12,8 +12,10 @@ use crate::time::Timestamp;
 const OFF_MICROS_MIN: i64 = 600_000_000;
 /// Lines of another zone are all off by the same, give or take the way here.
 const SPREAD_MICROS_MAX: i64 = 30_000_000;
-/// So many of them in a row.
+/// So many of them in a row …
 const LINES_MIN: u32 = 10;
+/// … over so long: what a relay held back comes all at once.
+const LASTING_MICROS: i64 = 5_000_000;
 
 /// What is known of one source's stamps.
 pub(super) struct Timing {
@@ -24,6 +26,9 @@ pub(super) struct Timing {
     /// How far the last lines were off, in microseconds, and how many they are.
     off: i64,
     lines: u32,
+    /// When the first and the last of them came.
+    since: Timestamp,
+    last: Timestamp,
     /// What was said about it last.
     told: Option<Off>,
 }
@@ -32,9 +37,15 @@ pub(super) struct Timing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Off(i64);
 
+/// What is to be told.
+pub(super) enum News {
+    Off(Off),
+    RightAgain,
+}
+
 impl Timing {
     pub fn new(now: Timestamp) -> Timing {
-        Timing { latest: now, is_live: false, off: 0, lines: 0, told: None }
+        Timing { latest: now, is_live: false, off: 0, lines: 0, since: now, last: now, told: None }
     }
 
     /// Takes a line in that came at `now`; its own time is put right where it may mean two.
@@ -42,17 +53,18 @@ impl Timing {
         parsed.unfold(self.latest);
         self.latest = parsed.time;
         if self.is_live {
-            self.look(parsed.time.micros().saturating_sub(now.micros()));
+            self.look(parsed.time.micros().saturating_sub(now.micros()), now);
         }
     }
 
-    fn look(&mut self, off: i64) {
+    fn look(&mut self, off: i64, now: Timestamp) {
+        self.last = now;
         if off.abs() < OFF_MICROS_MIN {
             self.lines = 0;
         } else if self.lines > 0 && (off - self.off).abs() <= SPREAD_MICROS_MAX {
             self.lines = self.lines.saturating_add(1);
         } else {
-            (self.off, self.lines) = (off, 1);
+            (self.off, self.lines, self.since) = (off, 1, now);
         }
     }
 
@@ -63,17 +75,17 @@ impl Timing {
     /// What is wrong with the stamps right now.
     pub fn off(&self) -> Option<Off> {
         // Rounded, so that it is the same as long as it is.
-        (self.lines >= LINES_MIN).then(|| Off((self.off + 30_000_000).div_euclid(60_000_000)))
+        let is_lasting = self.last.micros().saturating_sub(self.since.micros()) >= LASTING_MICROS;
+        (self.lines >= LINES_MIN && is_lasting).then(|| Off((self.off + 30_000_000).div_euclid(60_000_000)))
     }
 
     /// The same when it is no longer what was told.
-    pub fn take_news(&mut self) -> Option<Off> {
+    pub fn take_news(&mut self) -> Option<News> {
         let off = self.off();
-        if off == self.told {
+        if off == std::mem::replace(&mut self.told, off) {
             return None;
         }
-        self.told = off;
-        off
+        Some(off.map_or(News::RightAgain, News::Off))
     }
 }
 
@@ -95,7 +107,9 @@ mod tests {
     fn timing(offs: &[i64]) -> Option<Off> {
         let mut timing = Timing::new(Timestamp::ZERO);
         timing.caught_up();
-        offs.iter().for_each(|off| timing.look(off * 1_000_000));
+        for (second, off) in offs.iter().enumerate() {
+            timing.look(off * 1_000_000, Timestamp::from_seconds(second as i64));
+        }
         timing.off()
     }
 

@@ -166,11 +166,15 @@ impl Engine {
         self.lift_all(&freed, "the address is one that is never banned")
     }
 
-    /// The host has these addresses from now on. How many bans were lifted for it.
-    pub fn set_own_addresses(&mut self, own: Vec<IpNetwork>, now: Timestamp) -> usize {
+    /// The host has these addresses from now on, of which those are `new`. How many bans were lifted for it.
+    pub fn set_own_addresses(&mut self, own: Vec<IpNetwork>, new: &[IpNetwork], now: Timestamp) -> usize {
         self.advance(now);
         self.allow = self.allow.with_own(own);
-        self.lift_allowed()
+        let holding = new.iter().flat_map(|net| self.ledger.holding(Subnet::new(*net)));
+        let mut freed: Vec<Entry> = holding.filter(|entry| entry.cause == Cause::Engine).copied().collect();
+        freed.sort_by_key(|entry| (entry.since, entry.key()));
+        freed.dedup();
+        self.lift_all(&freed, "the address is one that is never banned")
     }
 
     /// Bans that the firewall holds and nobody remembers go on as they are, but for those of addresses that are never banned. How

@@ -161,7 +161,7 @@ impl Engine {
 
     /// A failure of an address that is known to log in, while nobody gets in.
     fn is_everybodys(&mut self, event: &Event<'_>, client: &Client, host: Option<Host>) -> bool {
-        let known = host.filter(|_| event.kind == EventKind::AuthFailure && client.standing.good);
+        let known = host.filter(|_| event.kind == EventKind::AuthFailure && event.service != Service::Ssh && client.standing.good);
         known.is_some_and(|host| self.is_outage(event, host))
     }
 
@@ -278,7 +278,9 @@ impl Engine {
                 }
             }
         }
-        self.outage.succeeded();
+        if facets.event.service != Service::Ssh {
+            self.outage.succeeded();
+        }
         // A thief's login works as well: an address in a country where the account never was is no acquaintance yet.
         let is_strange = facets.event.whence.familiarity == Familiarity::NewCountry;
         if let Some(host) = facets.host.filter(|_| !is_strange) {

@@ -115,7 +115,8 @@ fn arrivals(wanted: &HashSet<&str>, instance: &Path) -> Result<HashMap<String, i
     let command = command("postqueue", instance, &["-j"]).ok_or("there is no postqueue on this host")?;
     let listing = run_keeping(LISTING_BYTES_MAX, &command, &[], b"", TIMEOUT);
     if !listing.is_good {
-        return Err(listing.output);
+        // The first line says why; what follows is a part of the queue, and no reason.
+        return Err(listing.output.lines().next().unwrap_or("postqueue failed").to_owned());
     }
     let each = listing.output.lines().filter_map(|line| serde_json::from_str::<Queued>(line).ok());
     Ok(each.filter(|queued| wanted.contains(queued.queue_id.as_str())).map(|queued| (queued.queue_id, queued.arrival_time)).collect())

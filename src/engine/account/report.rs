@@ -200,12 +200,12 @@ impl Engine {
         record.risk.total(self.now, self.risk.half_life).round() as u32
     }
 
-    /// Somebody has a sign against him: `accounts` shows it for a week.
     /// It has logged in here, or sent mail.
     pub fn knows(&self, name: &str) -> bool {
         self.submitters.get(self.submitters.key(name.as_bytes())).is_some()
     }
 
+    /// Somebody has a sign against him: `accounts` shows it for a week.
     pub(in crate::engine) fn watch(&mut self, key: u128) {
         let now = self.now;
         if self.watched.len() >= limits::WATCHED_ACCOUNTS_MAX && !self.watched.contains_key(&key) {

@@ -36,7 +36,11 @@ fn customers_are_not_banned_while_nobody_gets_in() {
     for ip in &customers {
         world.event(EventKind::AuthSuccess, from(ip, "anna@a.example"));
     }
-    let told = fail(&mut world, 8);
+    let mut told = fail(&mut world, 4);
+    let mut by_ssh = from("192.0.2.200", "root");
+    by_ssh.service = Service::Ssh;
+    told.extend(world.event(EventKind::AuthSuccess, by_ssh));
+    told.extend(fail(&mut world, 4));
     let told: Vec<_> = told.into_iter().filter(|told| !told.reason.contains("does not bite")).collect();
     let (bans, alerts): (Vec<_>, Vec<_>) = told.iter().partition(|told| told.verb == Verb::Ban);
     assert!(bans.len() == 1 && bans[0].subject == Subject::Net(net("203.0.113.5/32")), "a stranger is no customer: {bans:?}");

@@ -74,7 +74,15 @@ fn check(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 pub fn tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    if !has(connection, "tables")? {
+        return Ok(Vec::new());
+    }
     connection.prepare("SELECT name FROM tables")?.query_map([], |row| row.get(0))?.collect()
+}
+
+/// A state that could not be brought up to date, on a full disk, lacks the newest tables.
+pub(super) fn has(connection: &Connection, table: &str) -> rusqlite::Result<bool> {
+    connection.query_row("SELECT count(*) > 0 FROM sqlite_schema WHERE type = 'table' AND name = ?1", [table], |row| row.get(0))
 }
 
 /// What can still be read of a damaged file. It does not tell for which tables of the firewall that is all.

@@ -31,6 +31,9 @@ pub(super) fn record(connection: &Connection, account: &str, decision: &Decision
 
 /// What an operator ended since then. A row that makes no sense is left out.
 pub(super) fn freed(connection: &Connection, since: Timestamp) -> rusqlite::Result<Vec<Freed>> {
+    if !super::read::has(connection, "freed")? {
+        return Ok(Vec::new());
+    }
     let mut select = connection.prepare("SELECT account, verb, time FROM freed WHERE time > ?1 ORDER BY account, verb")?;
     let rows = select.query_map([since.micros()], |row| {
         let Some(hindrance) = hindrance(row, 1)? else { return Ok(None) };
