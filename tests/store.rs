@@ -216,6 +216,12 @@ fn stopped_accounts_and_errands_come_back_as_they_were() {
     assert_eq!(loaded.errands, [errands[0].clone(), errands[2].clone()]);
     assert_eq!(loaded.parked, [("anna".to_owned(), mail("4XYZAA")), ("anna".to_owned(), mail("4XYZBB"))]);
 
+    // What left the queue by itself is not told to be parked after the next start.
+    store.left_queue("anna".to_owned(), "4XYZBB".to_owned());
+    drop(store);
+    let (store, left) = open(dir.path(), NOW);
+    assert_eq!(left.parked, [("anna".to_owned(), mail("4XYZAA"))]);
+
     // A part of them is let go, then the rest is forgotten with time.
     store.record_with(Vec::new(), Errand::more_mail(Verb::Release, "anna", 2, NOW, &parked[..1]));
     store.flush().unwrap();

@@ -255,7 +255,7 @@ impl Core {
             counts.unvouched += u64::from(!vouched);
             let filter = parser.filters().filter_name(parsed.pattern);
             if parsed.kind == LineKind::Removed && vouched {
-                effects.stopping.gone(parsed.text(text, Field::QueueId).unwrap_or_default());
+                effects.stopping.gone(parsed.text(text, Field::QueueId).unwrap_or_default(), &effects.store);
             }
             correlator.handle(text, parsed, filter, vouched, now, &mut |event| {
                 engine.handle_event(&Event { time: by_ours(event.time), ..*event }, now);

@@ -215,9 +215,14 @@ impl Stopping {
     }
 
     /// A message has left the queue: it went out before it could be put on hold, or somebody else saw to it.
-    pub fn gone(&mut self, queue_id: &[u8]) {
+    pub fn gone(&mut self, queue_id: &[u8], store: &Store) {
         let Ok(queue_id) = std::str::from_utf8(queue_id) else { return };
-        self.parked.retain(|_, parked| parked.remove(queue_id).is_none() || !parked.is_empty());
+        self.parked.retain(|account, parked| {
+            if parked.remove(queue_id).is_some() {
+                store.left_queue(account.clone(), queue_id.to_owned());
+            }
+            !parked.is_empty()
+        });
     }
 
     /// Messages of an account that were put on hold.

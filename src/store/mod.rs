@@ -236,6 +236,11 @@ impl Store {
         self.state.send(StateJob::TellingsOver(ids, outcome, now), rows);
     }
 
+    /// A message that was to be parked is in the queue no more.
+    pub fn left_queue(&self, account: String, queue_id: String) {
+        self.state.send(StateJob::Left(account, queue_id), 1);
+    }
+
     pub fn errand_done(&self, id: String, outcome: Outcome) {
         self.state.send(StateJob::ErrandDone(id, outcome), 1);
     }

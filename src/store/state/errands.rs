@@ -50,6 +50,10 @@ pub(super) fn park(connection: &Connection, parked: &[(String, QueuedMail)]) -> 
     parked.iter().try_for_each(|(account, mail)| insert.execute(params![account, mail.queue_id, mail.arrival]).map(drop))
 }
 
+pub(super) fn left(connection: &Connection, account: &str, queue_id: &str) -> rusqlite::Result<()> {
+    connection.execute("DELETE FROM parked WHERE account = ?1 AND queue_id = ?2", [account, queue_id]).map(drop)
+}
+
 pub(super) fn parked(connection: &Connection) -> rusqlite::Result<Vec<(String, QueuedMail)>> {
     let mut select = connection.prepare("SELECT account, queue_id, arrival FROM parked")?;
     let rows = select.query_map([], |row| Ok((row.get(0)?, QueuedMail { queue_id: row.get(1)?, arrival: row.get(2)? })))?;

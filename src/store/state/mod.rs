@@ -108,6 +108,8 @@ pub(super) enum StateJob {
     Decisions(Vec<Decision>, Vec<Errand>, Vec<Telling>),
     TellingsOver(Vec<String>, notify::Outcome, Timestamp),
     ErrandDone(String, Outcome),
+    /// Account and queue id of a message that is parked no more.
+    Left(String, String),
     ReplaceStops(Vec<Stopped>),
     ReplaceBans {
         bans: Vec<Ban>,
@@ -133,6 +135,7 @@ pub(super) fn apply(connection: &Connection, jobs: &[StateJob]) -> rusqlite::Res
             }
             StateJob::TellingsOver(ids, outcome, now) => tellings::over(connection, ids, *outcome, *now)?,
             StateJob::ErrandDone(id, outcome) => errands::done(connection, id, outcome)?,
+            StateJob::Left(account, queue_id) => errands::left(connection, account, queue_id)?,
             StateJob::ReplaceStops(stopped) => stops::replace(connection, stopped)?,
             StateJob::ReplaceBans { bans, now } => recorder.replace_bans(bans, *now)?,
             StateJob::Tables(tables) => note_tables(connection, tables)?,
