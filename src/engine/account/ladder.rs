@@ -483,13 +483,13 @@ fn submitter<'a>(event: &Event<'a>) -> Option<&'a [u8]> {
     event.submitter.or(event.account).filter(|name| is_vouched && tells && !name.is_empty())
 }
 
-/// A web site's mail comes from nowhere.
 /// Where a message went that left this host.
 fn recipient_domain(event: &Event<'_>, seed: Seed) -> Option<u128> {
     let leaves = event.kind == EventKind::Delivery && event.recipients > 0;
     event.recipient.filter(|_| leaves).and_then(|recipient| domain_key(seed, recipient))
 }
 
+/// A web site's mail comes from nowhere.
 fn needs_place(event: &Event<'_>) -> bool {
     event.account.is_some()
 }
