@@ -197,14 +197,12 @@ fn unban(core: &mut Core, nets: Vec<IpNetwork>, now: Timestamp) -> Response {
     let (done, lifting) = if firewall.is_dry_run() { ("would unban (dry run)", "would lift") } else { ("unbanned", "lifted") };
     for net in nets {
         let net = address::network(address::canonical(net.ip()), prefix(net));
-        let found = engine.bans_on(net);
-        let reply = engine.handle_command(Command::Unban { net }, now);
-        if matches!(reply, Reply::Done { .. }) {
-            if found != [net] {
-                lines.push(format!("{lifting} for {}: {}", address::display(net), names(&found)));
-            }
-            lifted.extend(found.into_iter().map(address::display));
+        let found = engine.unban(net, now);
+        let reply = if found.is_empty() { Reply::NotFound } else { Reply::Done { changed: found.len() } };
+        if !found.is_empty() && found != [net] {
+            lines.push(format!("{lifting} for {}: {}", address::display(net), names(&found)));
         }
+        lifted.extend(found.into_iter().map(address::display));
         each.push((net, firewall.still_enforced(net).map_or(reply, Reply::Refused)));
     }
     let mut response = sum_up(each, done);

@@ -24,7 +24,10 @@ impl Engine {
         self.advance(now);
         match command {
             Command::Ban { net, duration, scope, reason, force } => self.ban_by_hand(net, duration, scope, &reason, force),
-            Command::Unban { net } => self.unban(Subnet::new(net)),
+            Command::Unban { net } => match self.lift_on(Subnet::new(net)).len() {
+                0 => Reply::NotFound,
+                changed => Reply::Done { changed },
+            },
             Command::UnbanAll => {
                 let mut all: Vec<Entry> = self.ledger.iter().copied().collect();
                 all.sort_by_key(|entry| (entry.since, entry.key()));
@@ -161,8 +164,13 @@ impl Engine {
     /// [`Engine::restore_bans`]: the configuration may be another one than that they were made under.
     pub fn lift_allowed(&mut self) -> usize {
         let is_allowed = |entry: &&Entry| entry.cause == Cause::Engine && self.allow.find(entry.key().subnet).is_some();
-        let mut freed: Vec<Entry> = self.ledger.iter().filter(is_allowed).copied().collect();
+        let freed = self.ledger.iter().filter(is_allowed).copied().collect();
+        self.lift_as_allowed(freed)
+    }
+
+    fn lift_as_allowed(&mut self, mut freed: Vec<Entry>) -> usize {
         freed.sort_by_key(|entry| (entry.since, entry.key()));
+        freed.dedup();
         self.lift_all(&freed, "the address is one that is never banned")
     }
 
@@ -171,10 +179,8 @@ impl Engine {
         self.advance(now);
         self.allow = self.allow.with_own(own);
         let holding = new.iter().flat_map(|net| self.ledger.holding(Subnet::new(*net)));
-        let mut freed: Vec<Entry> = holding.filter(|entry| entry.cause == Cause::Engine).copied().collect();
-        freed.sort_by_key(|entry| (entry.since, entry.key()));
-        freed.dedup();
-        self.lift_all(&freed, "the address is one that is never banned")
+        let freed = holding.filter(|entry| entry.cause == Cause::Engine).copied().collect();
+        self.lift_as_allowed(freed)
     }
 
     /// Bans that the firewall holds and nobody remembers go on as they are, but for those of addresses that are never banned. How
@@ -221,28 +227,24 @@ impl Engine {
         Reply::Done { changed: usize::from(matches!(added, Added::New | Added::Prolonged)) }
     }
 
-    /// The networks whose bans an `unban` of `net` would lift.
-    pub fn bans_on(&self, net: IpNetwork) -> Vec<IpNetwork> {
-        let mut nets: Vec<IpNetwork> = self.entries_on(Subnet::new(net)).iter().map(|entry| entry.key().subnet.to_network()).collect();
+    /// As [`Command::Unban`], and says which networks' bans were lifted.
+    pub fn unban(&mut self, net: IpNetwork, now: Timestamp) -> Vec<IpNetwork> {
+        self.advance(now);
+        let mut nets: Vec<IpNetwork> = self.lift_on(Subnet::new(net)).iter().map(|entry| entry.key().subnet.to_network()).collect();
         nets.sort_unstable();
         nets.dedup();
         nets
     }
 
     /// Lifts what keeps the network out, wider bans included, and what was banned within it.
-    fn unban(&mut self, subnet: Subnet) -> Reply {
-        match self.lift_all(&self.entries_on(subnet), "lifted by the operator") {
-            0 => Reply::NotFound,
-            changed => Reply::Done { changed },
-        }
-    }
-
-    fn entries_on(&self, subnet: Subnet) -> Vec<Entry> {
+    fn lift_on(&mut self, subnet: Subnet) -> Vec<Entry> {
         let mut found: Vec<Entry> = self.ledger.holding(subnet).into_iter().copied().collect();
         if subnet.prefix < 128 {
             found.extend(self.ledger.iter().filter(|entry| entry.key().subnet != subnet && subnet.contains(entry.key().subnet)).copied());
         }
         found.sort_by_key(|entry| (entry.since, entry.key()));
+        let lifted = self.lift_all(&found, "lifted by the operator");
+        found.truncate(lifted);
         found
     }
 
