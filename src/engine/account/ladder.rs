@@ -543,8 +543,8 @@ fn distance(a: (f64, f64), b: (f64, f64)) -> f64 {
     const EARTH_RADIUS_KILOMETRES: f64 = 6_371.0;
     let (from, to) = (a.0.to_radians(), b.0.to_radians());
     let (across, along) = ((to - from) / 2.0, (b.1 - a.1).to_radians() / 2.0);
-    let half = across.sin().powi(2) + from.cos() * to.cos() * along.sin().powi(2);
-    2.0 * EARTH_RADIUS_KILOMETRES * half.sqrt().min(1.0).asin()
+    let half = libm::sin(across).powi(2) + libm::cos(from) * libm::cos(to) * libm::sin(along).powi(2);
+    2.0 * EARTH_RADIUS_KILOMETRES * libm::asin(half.sqrt().min(1.0))
 }
 
 #[cfg(test)]

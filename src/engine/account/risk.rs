@@ -150,7 +150,7 @@ impl Risk {
 
     fn factor(&self, now: i64, half_life: Duration) -> f64 {
         let lives = now.saturating_sub(self.at).max(0) as f64 / half_life.as_micros().max(1) as f64;
-        (-lives).exp2()
+        libm::exp2(-lives)
     }
 
     pub fn total(&self, now: i64, half_life: Duration) -> f64 {
