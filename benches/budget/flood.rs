@@ -17,7 +17,7 @@ const BANNED: u32 = 100_000;
 /// An address that only ends the flood: when it is banned, all lines before it have been worked on.
 const MARKER: u32 = 0;
 
-fn jail(maxretry: u32) -> String {
+pub fn jail(maxretry: u32) -> String {
     format!(
         "[jail.budget]\non = [\"auth-failure\"]\nkey = \"ip\"\nmaxretry = {maxretry}\nfindtime = \"1h\"\nbantime = \"1h\"\nscope = \"all\"\n"
     )
@@ -83,8 +83,7 @@ fn flood(probe: &Probe, syslog: &UnixDatagram, count: u32, maxretry: u32) -> io:
         let mut line = Vec::new();
         let begun = Instant::now();
         for number in 0..count {
-            // 20.0.0.0/8 never sees a packet of it.
-            failed_login(&mut line, Ipv4Addr::from_bits(0x1400_0000 + number));
+            failed_login(&mut line, stranger(number));
             syslog.send(&line)?;
         }
         failed_login(&mut line, client(MARKER));
@@ -93,6 +92,22 @@ fn flood(probe: &Probe, syslog: &UnixDatagram, count: u32, maxretry: u32) -> io:
         }
         Ok(probe.until_dropped(&sender)? - begun)
     })
+}
+
+/// One line after the other, of a million addresses in turn. Returns how many were taken.
+pub fn pour(syslog: &UnixDatagram, done: &AtomicBool) -> io::Result<u64> {
+    let (mut line, mut sent) = (Vec::new(), 0);
+    while !done.load(Ordering::Relaxed) {
+        failed_login(&mut line, stranger((sent % u64::from(COUNTED)) as u32));
+        syslog.send(&line)?;
+        sent += 1;
+    }
+    Ok(sent)
+}
+
+/// Somebody in 20.0.0.0/8, which never sees a packet of it.
+fn stranger(number: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(0x1400_0000 + number)
 }
 
 /// What the kernel alone can do here: the same lines into a socket that is only read.
@@ -110,7 +125,7 @@ fn bare_socket() -> io::Result<f64> {
         });
         let mut line = Vec::new();
         for number in 0..COUNTED {
-            failed_login(&mut line, Ipv4Addr::from_bits(0x1400_0000 + number));
+            failed_login(&mut line, stranger(number));
             sender.send(&line)?;
         }
         reader.join().unwrap_or_else(|_| Err(io::Error::other("the reader panicked")))

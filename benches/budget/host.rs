@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::unix::fs::symlink;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -110,7 +110,10 @@ fn write_configuration(directory: &Path, jails: &str) -> io::Result<()> {
     }
     let socket = directory.join("run/syslog.sock");
     // Neighbours are banned by the thousand here: no network may be banned in their stead.
-    let main = format!("[[source]]\nkind = \"socket\"\npath = {socket:?}\n\n[bans.widen]\nenabled = false\n");
+    let policy = directory.join("run/policy");
+    let main = format!(
+        "[[source]]\nkind = \"socket\"\npath = {socket:?}\n\n[bans.widen]\nenabled = false\n\n[policy]\nsocket = {policy:?}\nusers = []\n"
+    );
     fs::write(config.join("mailwarden.toml"), main)?;
     fs::write(config.join("jail.d/budget.toml"), jails)
 }
@@ -127,6 +130,11 @@ impl Daemon {
         let socket = UnixDatagram::unbound()?;
         socket.connect(self.directory.join("run/syslog.sock"))?;
         Ok(socket)
+    }
+
+    /// A connection such as one smtpd process has.
+    pub fn policy(&self) -> io::Result<UnixStream> {
+        UnixStream::connect(self.directory.join("run/policy"))
     }
 
     pub fn resident_bytes(&self) -> io::Result<u64> {

@@ -3,10 +3,12 @@
 //! Times are ratios to something else in the same run where they can be, since machines differ. A part that cannot run
 //! here says why. `genlog FILE [--lines N]` writes the log that the parts use and stops.
 
+mod engine;
 mod flood;
 mod host;
 mod latency;
 mod log;
+mod policy;
 mod replay;
 mod table;
 
@@ -32,8 +34,10 @@ enum Run {
 
 const PARTS: &[Part] = &[
     Part { name: "replay", run: Run::Alone(|directory, options| replay::measure(directory, options.lines)) },
+    Part { name: "engine", run: Run::Alone(|_, _| engine::measure()) },
     Part { name: "latency", run: Run::OnHost(latency::measure) },
     Part { name: "flood", run: Run::OnHost(flood::measure) },
+    Part { name: "policy", run: Run::OnHost(policy::measure) },
 ];
 
 struct Options {
@@ -51,6 +55,7 @@ fn main() -> ExitCode {
     };
     let done = match options.words.as_slice() {
         [verb, file] if verb == "genlog" => genlog(file, options.lines),
+        [verb, name] if verb == engine::VERB => Ok(if engine::print_section(name) { ExitCode::SUCCESS } else { ExitCode::from(2) }),
         _ => run(&options),
     };
     done.unwrap_or_else(|error| {
@@ -105,7 +110,7 @@ fn run(options: &Options) -> io::Result<ExitCode> {
         .map(|measured| rows.extend(measured))
         .unwrap_or_else(|error| rows.push(Row::not_measured(part.name, error.to_string())));
     }
-    println!("\n{:<7} {:<52} {:<23} measured", "", "what", "budget");
+    println!("\n{:<7} {:<58} {:<23} measured", "", "what", "budget");
     for row in &rows {
         println!("{row}");
     }

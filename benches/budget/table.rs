@@ -19,6 +19,19 @@ pub enum Verdict {
     NotMeasured,
 }
 
+impl Verdict {
+    const ALL: [Verdict; 4] = [Verdict::Kept, Verdict::Missed, Verdict::ForComparison, Verdict::NotMeasured];
+
+    const fn mark(self) -> &'static str {
+        match self {
+            Verdict::Kept => "ok",
+            Verdict::Missed => "MISSED",
+            Verdict::ForComparison => "",
+            Verdict::NotMeasured => "-",
+        }
+    }
+}
+
 impl Row {
     pub fn at_most(what: impl Into<String>, limit: f64, unit: &str, measured: f64, how: impl fmt::Display) -> Row {
         let verdict = if measured <= limit { Verdict::Kept } else { Verdict::Missed };
@@ -34,6 +47,17 @@ impl Row {
         Row { what: what.into(), budget: String::new(), measured: measured.into(), verdict: Verdict::ForComparison }
     }
 
+    /// In one line, for [`Row::read`] of another process.
+    pub fn written(&self) -> String {
+        format!("{}\t{}\t{}\t{}", self.verdict.mark(), self.what, self.budget, self.measured)
+    }
+
+    pub fn read(line: &str) -> Option<Row> {
+        let [mark, what, budget, measured] = line.split('\t').map(str::to_owned).collect::<Vec<_>>().try_into().ok()?;
+        let verdict = Verdict::ALL.into_iter().find(|verdict| verdict.mark() == mark)?;
+        Some(Row { what, budget, measured, verdict })
+    }
+
     pub fn not_measured(what: impl Into<String>, why: impl Into<String>) -> Row {
         Row { what: what.into(), budget: String::new(), measured: why.into(), verdict: Verdict::NotMeasured }
     }
@@ -41,13 +65,7 @@ impl Row {
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mark = match self.verdict {
-            Verdict::Kept => "ok",
-            Verdict::Missed => "MISSED",
-            Verdict::ForComparison => "",
-            Verdict::NotMeasured => "-",
-        };
-        write!(f, "{mark:<7} {:<52} {:<23} {}", self.what, self.budget, self.measured)
+        write!(f, "{:<7} {:<58} {:<23} {}", self.verdict.mark(), self.what, self.budget, self.measured)
     }
 }
 

@@ -1,7 +1,9 @@
-//! What an event, a key and a ban cost: `cargo bench --bench engine`. Times are CPU time of this thread, so that a busy
-//! machine does not show; memory is what the process has resident.
+//! What an event, a key and a ban cost in the engine alone. Times are CPU time of this thread, so that a busy machine does not
+//! show; memory is what the process has resident.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use mailwarden::engine::account::Family;
@@ -12,42 +14,53 @@ use mailwarden::event::{Event, EventKind, Reason, Service};
 use mailwarden::time::Timestamp;
 use nix::time::{ClockId, clock_gettime};
 
+use crate::table::{Row, milliseconds};
+
 const START: i64 = 1_795_489_200;
 const LINE: &[u8] = b"Nov 24 02:31:15 mx postfix/submission/smtpd[4711]: warning: unknown[192.0.2.1]: SASL LOGIN authentication failed: UGFzc3dvcmQ6, sasl_username=anna@shop.example";
 
+/// The verb under which this program runs one of [`SECTIONS`] and prints its rows.
+pub const VERB: &str = "engine-section";
+
 /// Each runs in a process of its own: memory that one gave back would hide what the next one takes.
-type Section = (&'static str, fn(u32));
-const SECTIONS: [Section; 7] = [
-    ("uncounted", |_| uncounted()),
-    ("one", |shrink| compare("one jail", one_jail, shrink)),
-    ("five", |shrink| compare("five jails", five_jails, shrink)),
-    ("memory", |shrink| memory(1_000_000 / shrink)),
-    ("worst", |shrink| worst(4_000_000 / shrink)),
-    ("bans", |shrink| bans(200_000 / shrink)),
-    ("ends", |shrink| ends(200_000 / shrink)),
+type Section = (&'static str, fn() -> Vec<Row>);
+const SECTIONS: &[Section] = &[
+    ("uncounted", uncounted),
+    ("one", || compare("one jail", one_jail)),
+    ("five", || compare("five jails", five_jails)),
+    ("memory", memory),
+    ("worst", worst),
+    ("bans", bans),
+    ("ends", ends),
 ];
 
-fn main() {
-    let args: Vec<String> = std::env::args().collect();
-    // `cargo test --benches` runs it too, to see that it runs.
-    let shrink = if args.iter().any(|arg| arg == "--bench") { 1 } else { 100 };
-    match SECTIONS.iter().find(|(name, _)| args.iter().any(|arg| arg == name)) {
-        Some((_, section)) => section(shrink),
-        None => {
-            for (name, _) in SECTIONS {
-                let status = std::process::Command::new(&args[0]).args(&args[1..]).arg(name).status();
-                assert!(status.is_ok_and(|status| status.success()), "{name} failed");
-            }
+pub fn measure() -> io::Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for (name, _) in SECTIONS {
+        let output = Command::new(std::env::current_exe()?).args([VERB, name]).stderr(Stdio::inherit()).output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        if !output.status.success() {
+            return Err(io::Error::other(format!("{name} failed ({})", output.status)));
         }
+        rows.extend(text.lines().filter_map(Row::read));
     }
+    Ok(rows)
 }
 
-fn compare(name: &str, jails: fn(u64) -> Vec<Jail>, shrink: u32) {
-    for (how, foresee) in [("one by one", false), ("in batches, foreseen", true)] {
-        let few = counted(name, jails, 1_024, foresee);
-        let many = counted(name, jails, 1_000_000 / shrink, foresee);
-        println!("    {how}: {:.2} times", many / few);
-    }
+/// Runs the section of that name and prints its rows; `false`: there is none.
+pub fn print_section(wanted: &str) -> bool {
+    let section = SECTIONS.iter().find(|(name, _)| *name == wanted);
+    section.iter().flat_map(|(_, section)| section()).for_each(|row| println!("{}", row.written()));
+    section.is_some()
+}
+
+/// The cost of an event with few and with many addresses, in batches as the daemon takes them when lines wait.
+fn compare(name: &str, jails: fn(u64) -> Vec<Jail>) -> Vec<Row> {
+    let [alone, batched] = [false, true].map(|foresee| (counted(jails, FEW, foresee), counted(jails, MANY, foresee)));
+    let what = format!("cost of an event, {FEW} → {MANY} addresses, {name}");
+    let how = format!("({:.0} → {:.0} ns in batches)", batched.0, batched.1);
+    let unforeseen = format!("{:.2} × ({:.0} → {:.0} ns)", alone.1 / alone.0, alone.0, alone.1);
+    vec![Row::at_most(what, 1.5, "×", batched.1 / batched.0, how), Row::compare("    the same, each event by itself", unforeseen)]
 }
 
 fn jail(name: &str, findtime_seconds: u64) -> Jail {
@@ -135,6 +148,10 @@ fn resident() -> usize {
     statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0) * 4_096
 }
 
+/// Addresses that fail in turn.
+const FEW: u32 = 1_024;
+const MANY: u32 = 1_000_000;
+const BANNED: u32 = 200_000;
 /// Events of one batch.
 const BATCH: u32 = 64;
 
@@ -148,7 +165,7 @@ fn account(who: u32) -> [u8; 24] {
     text
 }
 
-fn uncounted() {
+fn uncounted() -> Vec<Row> {
     let mut engine = engine(five_jails(600), true);
     let rounds = 2_000_000;
     let begin = cpu();
@@ -157,11 +174,11 @@ fn uncounted() {
         let event = Event { account: Some(b"anna@shop.example"), line: LINE, ..Event::new(EventKind::Delivery, at) };
         engine.handle_event(&event, at);
     }
-    println!("event that no jail counts: {:.0} ns", per(begin, rounds));
+    vec![Row::compare("cost of an event that no jail counts", format!("{:.0} ns", per(begin, rounds)))]
 }
 
 /// One failure each second, from `keys` addresses in turn; each is forgotten before it fails again too often.
-fn counted(name: &str, jails: fn(u64) -> Vec<Jail>, keys: u32, foresee: bool) -> f64 {
+fn counted(jails: fn(u64) -> Vec<Jail>, keys: u32, foresee: bool) -> f64 {
     let mut engine = engine(jails(u64::from(keys) * 3 / 2), true);
     let mut second = START;
     let mut run = |engine: &mut Engine, rounds: u32| {
@@ -192,97 +209,91 @@ fn counted(name: &str, jails: fn(u64) -> Vec<Jail>, keys: u32, foresee: bool) ->
     engine.begin_snapshot();
     while !engine.next_slice(10_000, &mut Vec::new()) {}
     let cost = run(&mut engine, 1_000_000);
-    let status = engine.status();
-    let (held, bans) = (status.jails[0].keys, status.jails.iter().map(|jail| jail.bans_total).sum::<u64>());
-    println!("event counted, {name}, {keys} addresses: {cost:.0} ns ({held} keys held, {bans} bans)");
+    let counting = &engine.status().jails[0];
+    assert!(counting.keys >= keys as usize && counting.bans_total == 0, "{} of {keys} keys held", counting.keys);
     cost
 }
 
-fn memory(keys: u32) {
+/// One count jail, five failures each, all changed since the last snapshot.
+fn memory() -> Vec<Row> {
     let before = resident();
     let mut engine = engine(one_jail(86_400), true);
-    let mut event_of = |round: u32| {
-        for n in 0..keys {
-            let at = Timestamp::from_micros((START + i64::from(round)) * 1_000_000 + i64::from(n % 1_000_000));
+    for round in 0..5 {
+        for n in 0..MANY {
+            let at = Timestamp::from_micros((START + round) * 1_000_000 + i64::from(n));
             engine.handle_event(&failure(at, address(n), b"anna@shop.example"), at);
         }
-    };
-    (0..5).for_each(&mut event_of);
-    let held = engine.status().jails[0].keys;
-    println!(
-        "memory, {held} keys of one count jail, five failures each, all changed since the last snapshot: {} bytes a key",
-        (resident() - before) / held.max(1)
-    );
+    }
+    let held = engine.status().jails[0].keys.max(1);
+    let bytes = (resident() - before) as f64 / held as f64;
+    vec![Row::at_most(format!("memory a key of the engine, {held} keys"), 150.0, "bytes", bytes, "")]
 }
 
-fn worst(keys: u32) {
+/// The longest that anything waits for one event: while the table grows, and while a snapshot of the full table is taken, whose slices
+/// come between two batches of events.
+fn worst() -> Vec<Row> {
+    const KEYS: u32 = 4_000_000;
     let mut engine = engine(one_jail(86_400), true);
-    let mut slowest = [Duration::ZERO; 3];
-    let mut fed = 0u32;
-    let mut feed = |engine: &mut Engine, count: u32, slowest: &mut [Duration; 3]| {
+    let mut fed = 0;
+    let mut feed = |engine: &mut Engine, count: u32| {
+        let mut slowest = Duration::ZERO;
         for _ in 0..count {
             fed += 1;
             let at = Timestamp::from_micros(START * 1_000_000 + i64::from(fed) * 1_000);
             let begin = cpu();
             engine.handle_event(&failure(at, address(fed), b"anna@shop.example"), at);
-            slowest[0] = slowest[0].max(cpu() - begin);
-            slowest.sort_unstable();
+            slowest = slowest.max(cpu() - begin);
         }
+        slowest
     };
-    feed(&mut engine, keys, &mut slowest);
-    println!("worst events while {keys} keys come in: {slowest:?}");
+    let growth = feed(&mut engine, KEYS);
     let begin = cpu();
     engine.begin_snapshot();
-    let freeze = cpu() - begin;
-    let (mut slices, mut slice_max, mut rows) = (0, Duration::ZERO, 0);
-    let mut slowest = [Duration::ZERO; 3];
-    loop {
-        let mut out = Vec::new();
-        let begin = cpu();
-        let done = engine.next_slice(500, &mut out);
-        slice_max = slice_max.max(cpu() - begin);
-        (slices, rows) = (slices + 1, rows + out.len());
-        feed(&mut engine, 50, &mut slowest);
-        if done {
-            break;
-        }
+    let (mut slice, mut event, mut done) = (cpu() - begin, Duration::ZERO, false);
+    while !done {
+        let (mut rows, begin) = (Vec::new(), cpu());
+        done = engine.next_slice(500, &mut rows);
+        slice = slice.max(cpu() - begin);
+        event = event.max(feed(&mut engine, 50));
     }
-    println!(
-        "snapshot: freeze {freeze:?}, {rows} rows in {slices} slices of 500, worst slice {slice_max:?}, worst events meanwhile (table full, keys evicted) {slowest:?}"
-    );
-    println!("    evictions {}", engine.status().jails[0].evictions);
+    let [growth, slice, event] = [growth, slice, event].map(milliseconds);
+    let how = format!("(table grows {growth:.2}, slice of a snapshot {slice:.2}, full table meanwhile {event:.2})");
+    vec![Row::at_most(format!("worst single event, {KEYS} keys"), 5.0, "ms", growth.max(slice).max(event), how)]
 }
 
-fn bans(count: u32) {
+/// An engine in which so many are banned.
+fn banned(count: u32) -> (Engine, Duration) {
     let mut engine = engine(one_jail(600), false);
-    let before = resident();
     let begin = cpu();
-    let mut decisions = 0;
-    for n in 0..count {
-        let at = Timestamp::from_micros(START * 1_000_000 + i64::from(n));
-        let event = Event { count: 6, ..failure(at, address(n), b"anna@shop.example") };
-        engine.handle_event(&event, at);
-        decisions += std::iter::from_fn(|| engine.poll_decision()).count();
-    }
-    println!("ban: {:.0} ns, {} bytes ({decisions} decisions)", per(begin, count), (resident() - before) / count as usize);
-}
-
-fn ends(count: u32) {
-    let mut engine = engine(one_jail(600), false);
     for n in 0..count {
         let at = Timestamp::from_micros(START * 1_000_000 + i64::from(n));
         engine.handle_event(&Event { count: 6, ..failure(at, address(n), b"anna@shop.example") }, at);
         while engine.poll_decision().is_some() {}
     }
+    let taken = cpu() - begin;
+    (engine, taken)
+}
+
+fn bans() -> Vec<Row> {
+    let before = resident();
+    let (engine, taken) = banned(BANNED);
+    let bytes = (resident() - before) as f64 / engine.ban_count().max(1) as f64;
+    let how = format!("({BANNED} bans, {:.0} ns each)", taken.as_nanos() as f64 / f64::from(BANNED));
+    vec![Row::at_most("memory a ban of the engine", 200.0, "bytes", bytes, how)]
+}
+
+/// All at once, as after a long pause.
+fn ends() -> Vec<Row> {
+    let (mut engine, _) = banned(BANNED);
     let end = Timestamp::from_seconds(START + 7_200);
-    let (begin, mut worst, mut ended) = (cpu(), Duration::ZERO, 0u32);
+    let mut worst = Duration::ZERO;
     while engine.ban_count() > 0 {
-        let call = cpu();
+        let begin = cpu();
         engine.handle_timeout(end);
-        worst = worst.max(cpu() - call);
-        ended += std::iter::from_fn(|| engine.poll_decision()).count() as u32;
+        worst = worst.max(cpu() - begin);
+        while engine.poll_decision().is_some() {}
     }
-    println!("ban that ends: {:.0} ns, worst call {worst:?}", per(begin, ended.max(1)));
+    vec![Row::at_most(format!("worst call while {BANNED} bans end"), 5.0, "ms", milliseconds(worst), "")]
 }
 
 fn per(begin: Duration, rounds: u32) -> f64 {
