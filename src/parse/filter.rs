@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use serde::Deserialize;
 use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 use super::LineKind;
 use super::reasons::ReasonRow;
@@ -208,14 +209,8 @@ impl OneOrMany {
 
 /// Reads one file. Mistakes go to `errors`; a pattern with one is left out.
 pub(super) fn read(index: usize, source: &FilterSource, errors: &mut Vec<FilterError>) -> Option<Filter> {
-    let mut report = Report { source, errors };
-    let raw: RawFile = match toml::from_str(&source.text) {
-        Ok(raw) => raw,
-        Err(error) => {
-            report.add(error.span().unwrap_or(0..0), error.message().to_owned(), None);
-            return None;
-        }
-    };
+    let mut report = Report { source, errors, spoiled: Vec::new() };
+    let raw = report.file()?;
     let form = match &raw.filter.form {
         None => TagForm::Plain,
         Some(text) => report.word(text, "form", TagForm::ALL)?,
@@ -239,7 +234,13 @@ pub(super) fn read(index: usize, source: &FilterSource, errors: &mut Vec<FilterE
     if raw.filter.name.get_ref().is_empty() {
         report.add(raw.filter.name.span(), "a filter needs a name", None);
     }
-    let patterns = raw.pattern.into_iter().filter_map(|raw| report.pattern(index, form, &programs, raw)).collect();
+    let begins: Vec<usize> = raw.pattern.iter().map(|pattern| pattern.span().start).collect();
+    let ends = begins.iter().skip(1).copied().chain([usize::MAX]);
+    let whole = raw.pattern.into_iter().zip(begins.iter().zip(ends)).filter_map(|(raw, (begin, end))| {
+        let is_spoiled = report.spoiled.iter().any(|place| (*begin..end).contains(place));
+        if is_spoiled { None } else { report.pattern(index, form, &programs, raw) }
+    });
+    let patterns = whole.collect();
     Some(Filter { name: raw.filter.name.into_inner(), form, patterns })
 }
 
@@ -251,15 +252,79 @@ pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> O
 
 type Compile = fn(&str) -> Result<Body, TemplateError>;
 
+/// Mistakes of form that are looked for in one file.
+const MISTAKES_MAX: usize = 100;
+
 /// Collects the mistakes of one file.
 struct Report<'a> {
     source: &'a FilterSource,
     errors: &'a mut Vec<FilterError>,
+    /// Where something was taken out that means something: what it stood in lacks it, which is no mistake of its own.
+    spoiled: Vec<usize>,
+}
+
+/// Takes out the entry of which `span` is the key or the value, however deep it stands; returns the key, which is empty for one of a list.
+fn take_out(value: &mut DeValue<'_>, span: &Range<usize>) -> Option<String> {
+    match value {
+        DeValue::Table(table) => take_entry(table, span),
+        DeValue::Array(array) => {
+            if let Some(index) = array.iter().position(|item| item.span() == *span) {
+                let rest = array.clone().into_iter().enumerate().filter(|(at, _)| *at != index);
+                *array = rest.map(|(_, item)| item).collect();
+                return Some(String::new());
+            }
+            array.iter_mut().find_map(|item| take_out(item.get_mut(), span))
+        }
+        _ => None,
+    }
+}
+
+fn take_entry(table: &mut DeTable<'_>, span: &Range<usize>) -> Option<String> {
+    // The innermost first: a list of tables has the span of its first one.
+    if let Some(key) = table.iter_mut().find_map(|(_, value)| take_out(value.get_mut(), span)) {
+        return Some(key);
+    }
+    let key = table.iter().find(|(key, value)| key.span() == *span || value.span() == *span).map(|(key, _)| key.clone())?;
+    table.remove(&key);
+    Some(key.into_inner().into_owned())
 }
 
 impl Report<'_> {
     fn add(&mut self, span: Range<usize>, message: impl Into<String>, help: Option<String>) {
         self.errors.push(FilterError { file: self.source.file.clone(), span, message: message.into(), help });
+    }
+
+    /// The file, without what is wrong in it. Reading stops at the first mistake, so that is told, taken out, and the rest read again.
+    fn file(&mut self) -> Option<RawFile> {
+        let (mut document, errors) = DeTable::parse_recoverable(&self.source.text);
+        if !errors.is_empty() {
+            errors.iter().for_each(|error| self.add(error.span().unwrap_or(0..0), error.message(), None));
+            return None;
+        }
+        // Fields that are missing only because they were taken out, or misspelt.
+        let mut excused: Vec<String> = Vec::new();
+        for _ in 0..MISTAKES_MAX {
+            let error = match RawFile::deserialize(toml::Deserializer::from(document.clone())) {
+                Ok(file) => return Some(file),
+                Err(error) => error,
+            };
+            let (span, message) = (error.span().unwrap_or(0..0), error.message());
+            let mut quoted = message.split('`').skip(1).step_by(2);
+            let first = quoted.next().unwrap_or_default();
+            let is_unknown = message.starts_with("unknown field");
+            let is_excused = message.starts_with("missing field") && excused.iter().any(|field| field == first);
+            let meant = if is_unknown { nearest(first, quoted) } else { None };
+            if !is_excused {
+                self.add(span.clone(), message, meant.map(|meant| format!("did you mean `{meant}`?")));
+            }
+            excused.extend(meant.map(str::to_owned));
+            let key = take_entry(document.get_mut(), &span)?;
+            if !is_unknown && !key.is_empty() {
+                self.spoiled.push(span.start);
+            }
+            excused.push(key);
+        }
+        None
     }
 
     fn pattern(&mut self, file: usize, form: TagForm, programs: &[String], raw: Spanned<RawPattern>) -> Option<Pattern> {
@@ -421,5 +486,41 @@ mod tests {
     fn two_mistakes_are_two_errors() {
         let text = "[filter]\nname='x'\nprograms=['x']\n[[pattern]]\nname='p'\nkind='nois'\nline='['\n[[pattern]]\nname='q'\nkind='noise'\nline=']'\n";
         assert_eq!(errors(text).len(), 3);
+    }
+
+    #[test]
+    fn mistakes_of_form_are_told_with_all_others() {
+        let text = "[filter]
+name = 'x'
+programs = ['x']
+colour = 'red'
+[[pattern]]
+name = 'p'
+knd = 'noise'
+line = 3
+match = [{ line = 'x[1]: a', adress = '192.0.2.1' }, { line = 4 }]
+[[pattern]]
+name = 'q'
+kind = 'noise'
+[[pattern]]
+kind = 'noise'
+line = ']'
+[[pattern]]
+name = 'r'
+kind = 'noise'
+weak = 'yes'
+line = '<cliant>'
+";
+        let told: Vec<(&str, Option<String>)> =
+            errors(text).into_iter().map(|error| (text.get(error.span.clone()).unwrap_or_default(), error.help)).collect();
+        let places: Vec<&str> = told.iter().map(|(place, _)| *place).collect();
+        // The misspelt `kind` is not missing as well, and a pattern that lacks what was wrong in it is not judged further.
+        let mut expected = vec!["colour", "knd", "3", "adress", "4", "'q'", "[[pattern]]", "'yes'"];
+        for place in places {
+            let at = expected.iter().position(|wanted| *wanted == place);
+            expected.remove(at.unwrap_or_else(|| panic!("{place:?} is told, beside {expected:?}")));
+        }
+        assert!(expected.is_empty(), "not told: {expected:?}");
+        assert!(told.contains(&("knd", Some("did you mean `kind`?".to_owned()))));
     }
 }
