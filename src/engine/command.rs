@@ -239,9 +239,7 @@ impl Engine {
     /// Lifts what keeps the network out, wider bans included, and what was banned within it.
     fn lift_on(&mut self, subnet: Subnet) -> Vec<Entry> {
         let mut found: Vec<Entry> = self.ledger.holding(subnet).into_iter().copied().collect();
-        if subnet.prefix < 128 {
-            found.extend(self.ledger.iter().filter(|entry| entry.key().subnet != subnet && subnet.contains(entry.key().subnet)).copied());
-        }
+        found.extend(self.ledger.within(subnet));
         found.sort_by_key(|entry| (entry.since, entry.key()));
         let lifted = self.lift_all(&found, "lifted by the operator");
         found.truncate(lifted);

@@ -66,6 +66,10 @@ impl Entry {
         BanKey { subnet: Subnet { bits, prefix: self.prefix }, scope: self.scope }
     }
 
+    const fn form(&self) -> Form {
+        Form { is_ipv4: self.key().subnet.is_ipv4(), scope: self.scope, prefix: self.prefix }
+    }
+
     const fn end(&self) -> End {
         End { until: self.until, hash: hash_of(self.key()) }
     }
@@ -74,6 +78,14 @@ impl Entry {
     pub const fn covers(&self, at: i64) -> bool {
         at < self.until && at >= self.since
     }
+}
+
+/// What bans have in common that are found by the same cut of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Form {
+    is_ipv4: bool,
+    scope: Scope,
+    prefix: u8,
 }
 
 /// What came of [`Ledger::add`].
@@ -100,8 +112,8 @@ pub struct Ledger {
     len: usize,
     cap: usize,
     ends: Ends,
-    /// How many bans there are of each scope and prefix length: what a look-up has to try.
-    in_use: BTreeMap<(Scope, u8), u32>,
+    /// How many bans there are of each form: what a look-up has to try.
+    in_use: BTreeMap<Form, u32>,
     changes: VecDeque<Change>,
     pub names: Names,
     /// Bans in force by the number of their jail.
@@ -162,17 +174,23 @@ impl Ledger {
         if self.is_empty() {
             return None;
         }
-        // A network that holds an IPv4 address, in mapped space, is no wider than all of IPv4.
-        let shortest = if bits >> 32 == 0xffff { 96 } else { 0 };
-        let candidates = self.in_use.keys().filter(|(scope, prefix)| *prefix >= shortest && scope.covers(service));
-        candidates.filter_map(|(scope, prefix)| self.get(key_around(bits, *scope, *prefix))).find(|entry| entry.covers(at))
+        let is_ipv4 = Subnet { bits, prefix: 128 }.is_ipv4();
+        let candidates = self.in_use.keys().filter(|form| form.is_ipv4 == is_ipv4 && form.scope.covers(service));
+        candidates.filter_map(|form| self.get(form.key_around(bits))).find(|entry| entry.covers(at))
     }
 
     /// All bans, of any scope, that hold the whole of `subnet`.
     pub fn holding(&self, subnet: Subnet) -> Vec<&Entry> {
-        let wide_enough = self.in_use.keys().filter(|(_, prefix)| *prefix <= subnet.prefix);
-        let found = wide_enough.filter_map(|(scope, prefix)| self.get(key_around(subnet.bits, *scope, *prefix)));
-        found.filter(|entry| entry.key().subnet.contains(subnet)).collect()
+        let wide_enough = self.in_use.keys().filter(|form| form.is_ipv4 == subnet.is_ipv4() && form.prefix <= subnet.prefix);
+        wide_enough.filter_map(|form| self.get(form.key_around(subnet.bits))).collect()
+    }
+
+    /// All bans of networks within `subnet`, itself not counted. Passes over the ledger only where there are longer prefixes.
+    pub fn within(&self, subnet: Subnet) -> Vec<&Entry> {
+        if !self.in_use.keys().any(|form| form.is_ipv4 == subnet.is_ipv4() && form.prefix > subnet.prefix) {
+            return Vec::new();
+        }
+        self.iter().filter(|entry| entry.prefix > subnet.prefix && subnet.contains(entry.key().subnet)).collect()
     }
 
     /// Puts a ban in force, or prolongs the one that is.
@@ -299,7 +317,7 @@ impl Ledger {
         let entries = &self.entries;
         shard.insert_unique(hash, number, |number| entries.get(*number).map_or(0, |entry| hash_of(entry.key())));
         self.len += 1;
-        *self.in_use.entry((entry.scope, entry.prefix)).or_default() += 1;
+        *self.in_use.entry(entry.form()).or_default() += 1;
         let jail = usize::from(entry.jail);
         if self.by_jail.len() <= jail {
             self.by_jail.resize(jail + 1, 0);
@@ -321,11 +339,11 @@ impl Ledger {
         if let Some(count) = self.by_jail.get_mut(usize::from(entry.jail)) {
             *count -= 1;
         }
-        let place = (entry.scope, entry.prefix);
-        if let Some(count) = self.in_use.get_mut(&place) {
+        let form = entry.form();
+        if let Some(count) = self.in_use.get_mut(&form) {
             *count -= 1;
             if *count == 0 {
-                self.in_use.remove(&place);
+                self.in_use.remove(&form);
             }
         }
         Some(entry)
@@ -344,9 +362,11 @@ impl Ledger {
     }
 }
 
-/// The key of the ban of that prefix length that would hold the address.
-const fn key_around(bits: u128, scope: Scope, prefix: u8) -> BanKey {
-    BanKey { subnet: Subnet { bits: bits & mask(prefix), prefix }, scope }
+impl Form {
+    /// The key of the ban of this form that would hold the address.
+    const fn key_around(self, bits: u128) -> BanKey {
+        BanKey { subnet: Subnet { bits: bits & mask(self.prefix), prefix: self.prefix }, scope: self.scope }
+    }
 }
 
 /// Bans are made by us, not chosen by attackers one by one; the hash needs no secret.
