@@ -93,7 +93,10 @@ impl Correlator {
     pub(super) fn pickup(&mut self, seen: Seen<'_>) -> Option<MessageRef> {
         let at = self.messages.begin(scope(&self.hasher, seen), seen.queue_id()?, seen.parsed.time, seen.now)?;
         self.messages.get_mut(at)?.flags.set(Flags::KNOWN);
-        if let Some(uid) = seen.parsed.uid {
+        if let Some(original) = seen.text(Field::OrigQueueId) {
+            // Put into the queue once more by the operator (`postsuper -r`): Postfix's own uid hands it in.
+            self.continues(at, original, seen);
+        } else if let Some(uid) = seen.parsed.uid {
             self.messages.get_mut(at)?.flags.set(Flags::LOCAL);
             let mut text = [0u8; 16];
             self.messages.set_submitter(at, local_user(uid, &mut text));

@@ -119,6 +119,23 @@ fn a_trusted_client_and_a_local_user_are_submitters() {
     assert_eq!(told, ["message 10.0.0.7 client:10.0.0.7 AAAAA11111 1r", "message - local:4294967295 BBBBB11111 7r"]);
 }
 
+#[test]
+fn what_the_operator_queues_again_stays_its_submitters_and_is_no_other_message() {
+    let mut world = World::new();
+    let told = world.events(
+        "postfix/smtpd[1]: A89EB7629C3: client=x[192.0.2.1], sasl_method=PLAIN, sasl_username=bob@corp.test
+         postfix/qmgr[3]: A89EB7629C3: from=<bob@corp.test>, size=99, nrcpt=1 (queue active)
+         postfix/pickup[2]: 94D3C762A0C: uid=105 from=<bob@corp.test> orig_id=A89EB7629C3
+         postfix/cleanup[2]: 94D3C762A0C: message-id=<x@y>
+         postfix/qmgr[3]: 94D3C762A0C: from=<bob@corp.test>, size=99, nrcpt=1 (queue active)
+         postfix/pickup[2]: 94D3C762A0D: uid=105 from=<who@corp.test> orig_id=B89EB7629C3
+         postfix/qmgr[3]: 94D3C762A0D: from=<who@corp.test>, size=99, nrcpt=1 (queue active)",
+    );
+    assert_eq!(told, ["auth-success 192.0.2.1 bob@corp.test", "message 192.0.2.1 bob@corp.test A89EB7629C3 1r"]);
+    let delivery = "postfix/smtp[5]: 94D3C762A0C: to=<a@remote.test>, relay=mx.remote.test[203.0.113.3]:25, delay=1, delays=0/0/0/1, dsn=2.0.0, status=sent (250 ok)";
+    assert_eq!(world.events(delivery), ["delivery 192.0.2.1 bob@corp.test 94D3C762A0C 1r"]);
+}
+
 const XFORWARD: &str = "postfix/smtpd[1]: 8B4A59B04E2: client=isp.test[198.51.100.57], sasl_method=PLAIN, sasl_username=bob@corp.test
      postfix/cleanup[2]: 8B4A59B04E2: message-id=<>
      postfix/qmgr[3]: 8B4A59B04E2: from=<bob@corp.test>, size=198, nrcpt=2 (queue active)

@@ -50,8 +50,11 @@ impl Programs {
                 let Route::Own(table, service) = self.processes.get(process, |process| process_route(set, process)) else {
                     return None;
                 };
-                let punctuation = if message[length..].starts_with(b": ") { 2 } else { 0 };
-                Some(Place { table, service, skipped: length + punctuation })
+                let skipped = match message[length..].strip_prefix(b": ") {
+                    Some(said) => length + 2 + info_length(said),
+                    None => length,
+                };
+                Some(Place { table, service, skipped })
             }
         }
     }

@@ -73,7 +73,7 @@ impl EnvelopeReader {
         };
         // Some senders leave the stamp out on a local socket.
         let (stamp, at) = head.or_else(|| received.map(|time| (Stamp::certain(time), at)))?;
-        let (host, program, pid, at) = host_and_tag(line, at)?;
+        let (host, program, pid, at) = host_and_tag(line, at, !self.annotated)?;
         Some(self.finish(line, at, Stamped { stamp, host, program, pid }))
     }
 
@@ -162,8 +162,9 @@ fn skip_priority(line: &[u8]) -> usize {
 }
 
 /// Host (if any), tag and pid, and where the message starts. Without a host the first word is the tag: it ends with a colon,
-/// which a host name never does.
-fn host_and_tag(line: &[u8], at: usize) -> Option<(Span, Span, u32, usize)> {
+/// which a host name never does. BusyBox writes facility and level between the two; where a relay takes notes, they are behind the
+/// tag, so nothing else may pass for it there.
+fn host_and_tag(line: &[u8], at: usize, may_have_level: bool) -> Option<(Span, Span, u32, usize)> {
     let first = word_end(line, at)?;
     if line[first] != b' '
         && let Some((program, pid, next)) = tag(line, at, first)
@@ -171,9 +172,23 @@ fn host_and_tag(line: &[u8], at: usize) -> Option<(Span, Span, u32, usize)> {
         return Some((Span::default(), program, pid, next));
     }
     let space = if line[first] == b' ' { first } else { first + memchr(b' ', &line[first..])? };
-    let start = space + 1;
-    let (program, pid, next) = tag(line, start, word_end(line, start)?)?;
+    let mut start = space + 1;
+    let mut end = word_end(line, start)?;
+    if line[end] == b' ' && may_have_level && is_level(&line[start..end]) {
+        start = end + 1;
+        end = word_end(line, start)?;
+    }
+    let (program, pid, next) = tag(line, start, end)?;
     (space > at).then(|| (Span::new(at, space), program, pid, next))
+}
+
+/// `mail.info`, `auth.err`.
+fn is_level(word: &[u8]) -> bool {
+    const FACILITIES: [&[u8]; 6] = [b"mail", b"auth", b"authpriv", b"daemon", b"user", b"syslog"];
+    const LEVELS: [&[u8]; 8] = [b"debug", b"info", b"notice", b"warn", b"err", b"crit", b"alert", b"emerg"];
+    let Some(dot) = memchr(b'.', word) else { return false };
+    let facility = &word[..dot];
+    (FACILITIES.contains(&facility) || facility.starts_with(b"local") && facility.len() == 6) && LEVELS.contains(&&word[dot + 1..])
 }
 
 /// Where the first space, colon or opening bracket stands.
@@ -305,6 +320,10 @@ mod tests {
             (b"Nov 24 02:31:55 mx1 a[1]: message repeated 3 times, or so", "mx1|a|1|message repeated 3 times, or so|1|None"),
             (b"Nov 24 02:31:55 mx1 a[1]: [uid=0] x", "mx1|a|1|[uid=0] x|1|None"),
             (b"Nov 24 02:31:55 mx1 a[1]:", "mx1|a|1||1|None"),
+            (b"Nov 24 02:31:55 gr mail.warn postfix/smtpd[7]: warning: x", "gr|postfix/smtpd|7|warning: x|1|None"),
+            (b"Nov 24 02:31:55 gr local7.err a: x", "gr|a|0|x|1|None"),
+            (b"Nov 24 02:31:55 gr mail.warm a: x", "-"),
+            (b"Nov 24 02:31:55 gr mail.warn mail.warn a: x", "-"),
         ];
         for (line, expected) in cases {
             assert_eq!(read(line, false, None), *expected, "{}", String::from_utf8_lossy(line));
@@ -320,6 +339,7 @@ mod tests {
             (b"Nov 24 02:31:55 mx1 a[1]:[uid=0]: [uid=33] x", "mx1|a|1|[uid=0]: [uid=33] x|1|None"),
             (b"Nov 24 02:31:55 mx1 [uid=0] [uid=33] a[1]: x", "-"),
             (b"Nov 24 02:31:55 mx1  [uid=33] [uid=0] a[1]: x", "-"),
+            (b"Nov 24 02:31:55 mx1 mail.warn a[1]: [uid=0] x", "-"),
             (b"Nov 24 02:31:55 mx1 a[1]: [uid=33] x", "mx1|a|1|x|1|Some(33)"),
             (b"Nov 24 02:31:55 mx1 a[1]: [uid=] [uid=0] x", "mx1|a|1|[uid=0] x|1|Some(4294967295)"),
             (b"Nov 24 02:31:55 mx1 a[1]: x [uid=0]", "mx1|a|1|x [uid=0]|1|None"),
