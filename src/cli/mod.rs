@@ -142,6 +142,9 @@ enum Verb {
     Unlock {
         #[arg(value_parser = account)]
         account: String,
+        /// It was the owner: where the account was used in the last seven days is its own place from now on.
+        #[arg(long)]
+        false_alarm: bool,
     },
     /// Accept an account's mail, and park it in the queue until somebody has looked.
     #[command(after_help = NAMES)]
@@ -160,6 +163,9 @@ enum Verb {
         /// Let only so many of the messages go, the oldest; the account stays held.
         #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
         some: Option<u32>,
+        /// It was the owner: where the account was used in the last seven days is its own place from now on.
+        #[arg(long, conflicts_with = "some")]
+        false_alarm: bool,
     },
     /// Take back every decision since a time: `02:00`, `2h` (ago), `2026-11-24T02:00:00Z`.
     Undo {
@@ -242,9 +248,9 @@ fn run(Cli { global, verb }: Cli) -> ExitCode {
         Verb::Lock { account, duration, full, reason } => {
             simple(&global, &Request::Lock { account, seconds: duration.seconds(), full, reason })
         }
-        Verb::Unlock { account } => simple(&global, &Request::Unlock { account }),
+        Verb::Unlock { account, false_alarm } => simple(&global, &Request::Unlock { account, false_alarm }),
         Verb::Hold { account, reason } => simple(&global, &Request::Hold { account, reason }),
-        Verb::Release { account, some } => simple(&global, &Request::Release { account, some }),
+        Verb::Release { account, some, false_alarm } => simple(&global, &Request::Release { account, some, false_alarm }),
         Verb::Undo { since } => ban::undo(&global, since),
         Verb::Status { jail } => status::run(&global, jail),
         Verb::List { what: Listed::Bans } => list::bans(&global),

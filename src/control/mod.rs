@@ -41,6 +41,9 @@ pub enum Request {
     },
     Unlock {
         account: String,
+        /// It was the owner: the places that were used are the account's own from now on.
+        #[serde(default)]
+        false_alarm: bool,
     },
     Hold {
         account: String,
@@ -52,6 +55,9 @@ pub enum Request {
         /// Only so many of the messages on hold, the oldest; the account stays held.
         #[serde(default)]
         some: Option<u32>,
+        /// As with `Unlock`.
+        #[serde(default)]
+        false_alarm: bool,
     },
     /// Who is held or locked.
     ListLocks,

@@ -65,7 +65,7 @@ pub(super) fn is_about_account(request: &Request) -> bool {
 
 pub(super) fn command(core: &mut Core, request: Request, now: Timestamp) -> Response {
     let (Request::Lock { account: written, .. }
-    | Request::Unlock { account: written }
+    | Request::Unlock { account: written, .. }
     | Request::Hold { account: written, .. }
     | Request::Release { account: written, .. }) = &request
     else {
@@ -99,17 +99,17 @@ pub(super) fn command(core: &mut Core, request: Request, now: Timestamp) -> Resp
             let reply = core.engine.handle_command(Command::Hold { account: account.clone(), reason }, now);
             stopped(core, reply, &account, Hindrance::Held)
         }
-        Request::Unlock { .. } => {
-            let reply = core.engine.handle_command(Command::Unlock { account: account.clone() }, now);
+        Request::Unlock { false_alarm, .. } => {
+            let reply = core.engine.handle_command(Command::Unlock { account: account.clone(), false_alarm }, now);
             let parked = core.effects.stopping.parked(&account);
             let release = format!("mailwarden release {}", shell::word(&account));
             let rest = if parked == 0 { String::new() } else { format!("; {parked} messages stay on hold until `{release}`") };
             freed(reply, format!("unlocked {shown}{rest}"), format!("{shown} is not locked"))
         }
         Request::Release { some: Some(count), .. } => release_some(core, &account, count, now),
-        Request::Release { some: None, .. } => {
+        Request::Release { some: None, false_alarm, .. } => {
             let parked = core.effects.stopping.parked(&account);
-            let reply = core.engine.handle_command(Command::Release { account: account.clone() }, now);
+            let reply = core.engine.handle_command(Command::Release { account: account.clone(), false_alarm }, now);
             // A lock parks mail too, and its end lets none of it go.
             if reply == Reply::NotFound && parked > 0 {
                 return release_some(core, &account, u32::MAX, now);

@@ -37,9 +37,9 @@ impl Engine {
                 let scope = if full { Scope::Auth } else { Scope::Submission };
                 self.stop_by_hand(&account, Hindrance::Locked, scope, duration, &reason)
             }
-            Command::Unlock { account } => self.free_by_hand(&account, Hindrance::Locked),
+            Command::Unlock { account, false_alarm } => self.free_by_hand(&account, Hindrance::Locked, false_alarm),
             Command::Hold { account, reason } => self.stop_by_hand(&account, Hindrance::Held, Scope::Submission, None, &reason),
-            Command::Release { account } => self.free_by_hand(&account, Hindrance::Held),
+            Command::Release { account, false_alarm } => self.free_by_hand(&account, Hindrance::Held, false_alarm),
             Command::Undo { since } => self.undo(since.micros()),
         }
     }

@@ -109,6 +109,8 @@ pub enum Command {
     },
     Unlock {
         account: String,
+        /// It was the owner.
+        false_alarm: bool,
     },
     Hold {
         account: String,
@@ -116,6 +118,8 @@ pub enum Command {
     },
     Release {
         account: String,
+        /// It was the owner.
+        false_alarm: bool,
     },
     /// Takes back every decision since then.
     Undo {

@@ -224,11 +224,12 @@ What to do
             "{stopped}  3. Look at the queue (`postqueue -p`), delete what is spam, then:\n\n\
              \x20      mailwarden why {account}\n\
              \x20      mailwarden unlock {account}       # sending works again\n\
-             \x20      mailwarden release {account}      # what is on hold goes out\n"
+             \x20      mailwarden release {account}      # what is on hold goes out\n\n\
+             \x20    If it was the owner after all, `unlock --false-alarm`: where he was is his own place from then on.\n"
         ),
         Verb::Hold => format!(
-            "{stopped}  3. If the mail is all right:\n\n\
-             \x20      mailwarden release {account}\n\n\
+            "{stopped}  3. If the mail is all right and the owner's own (his new place is known then):\n\n\
+             \x20      mailwarden release --false-alarm {account}\n\n\
              \x20    if it is not:\n\n\
              \x20      mailwarden why {account}\n\
              \x20      mailwarden lock {account}\n"

@@ -166,7 +166,7 @@ fn two_locks_within_a_month_end_and_the_third_does_not() {
         }
     }
     // Only the operator lifts it, and everything begins anew.
-    assert_eq!(host.command(Command::Unlock { account: OWNER.to_owned() }), Reply::Done { changed: 1 });
+    assert_eq!(host.command(Command::Unlock { account: OWNER.to_owned(), false_alarm: false }), Reply::Done { changed: 1 });
     assert!(!host.is(OWNER, Hindrance::Locked));
 }
 
@@ -196,7 +196,7 @@ fn the_operators_unlock_settles_the_score() {
     host.play(log);
     assert!(host.is(OWNER, Hindrance::Locked) && host.view(OWNER).score >= 100);
     assert_eq!(host.engine.bans().filter(|ban| ban.jail == "risk").count(), 1);
-    assert_eq!(host.command(Command::Unlock { account: OWNER.to_owned() }), Reply::Done { changed: 1 });
+    assert_eq!(host.command(Command::Unlock { account: OWNER.to_owned(), false_alarm: false }), Reply::Done { changed: 1 });
     assert_eq!(host.engine.bans().filter(|ban| ban.jail == "risk").count(), 0, "the ban went with the lock");
     let view = host.view(OWNER);
     assert!(view.score == 0 && view.families.is_empty() && view.strangers.is_empty(), "{view:#?}");
@@ -206,6 +206,31 @@ fn the_operators_unlock_settles_the_score() {
     clerk().days(&mut log, 9..12);
     host.play(log);
     assert_eq!(host.stops().len(), before, "{:#?}", host.stops());
+}
+
+/// A shop's software has begun to send for the owner, from abroad. Once the operator said so, that is a place of the account: else it would
+/// be locked every day, and at the third time for good.
+#[test]
+fn a_false_alarm_is_not_raised_again() {
+    for false_alarm in [false, true] {
+        let mut host = Host::shipped();
+        let mut log = Log::new(13);
+        clerk().days(&mut log, 0..9);
+        let shop = globe::line("FI", 7, 7);
+        let sends = |log: &mut Log, day: i64| {
+            let messages = mailing(&mut log.dice, 30, 1, 0, 0);
+            log.submit(midnight(day) + 10 * HOUR, shop, OWNER, messages, 4 * MINUTE);
+        };
+        sends(&mut log, 9);
+        host.play(log);
+        assert!(host.is(OWNER, Hindrance::Locked), "{:#?}", host.stops());
+        assert_eq!(host.command(Command::Unlock { account: OWNER.to_owned(), false_alarm }), Reply::Done { changed: 1 });
+        let mut log = Log::new(14);
+        sends(&mut log, 11);
+        host.play(log);
+        assert_eq!(host.is(OWNER, Hindrance::Locked), !false_alarm, "{:#?}", host.view(OWNER).signs);
+        assert_eq!(host.view(OWNER).locks.len(), if false_alarm { 0 } else { 2 });
+    }
 }
 
 /// What the thief came from is banned with the lock; an address from which others log in is not.

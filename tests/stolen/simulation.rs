@@ -95,8 +95,8 @@ fn everything_ends_or_is_lifted(host: &mut Host) {
     for Stopped { name, hindrance, stop } in stopped {
         assert!(stop.until > host.engine.now(), "{name} should be free since {}", stop.until);
         let command = match hindrance {
-            Hindrance::Held => Command::Release { account: name.clone() },
-            Hindrance::Locked => Command::Unlock { account: name.clone() },
+            Hindrance::Held => Command::Release { account: name.clone(), false_alarm: false },
+            Hindrance::Locked => Command::Unlock { account: name.clone(), false_alarm: false },
         };
         assert_eq!(host.command(command), Reply::Done { changed: 1 });
         assert!(!host.is(&name, hindrance));

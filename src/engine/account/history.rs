@@ -125,6 +125,14 @@ impl History {
         self.networks.iter().filter(move |seen| now.saturating_sub(seen.first) >= DAY).map(|seen| seen.place)
     }
 
+    /// Wherever the submitter was within a week is its own place.
+    pub fn settle(&mut self, now: u32) {
+        for seen in self.countries.iter_mut().chain(&mut self.networks).filter(|seen| now.saturating_sub(seen.last) < SETTLED_SECONDS) {
+            seen.first = seen.first.min(now.saturating_sub(SETTLED_SECONDS));
+            seen.days = seen.days.max(SETTLED_DAYS);
+        }
+    }
+
     /// `country` only where it says something.
     pub fn whence(&self, ip: IpAddr, country: Option<u16>, now: u32) -> Whence {
         let is_young = self.is_young(now);

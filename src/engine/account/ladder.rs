@@ -374,9 +374,14 @@ impl Engine {
         }
     }
 
-    /// The budget: a bad rule must not lock everybody, nor can one customer use all of it up.
+    /// The budget: a bad rule must not lock everybody, nor can one customer use all of it up. Who was locked within a month is locked
+    /// again for nothing.
     fn may_lock(&mut self, name: &[u8]) -> bool {
         let (now, rules) = (self.at, &self.risk);
+        let record = self.submitters.get(self.submitters.key(name));
+        if record.is_some_and(|record| record.risk.locks.iter().any(|lock| now.saturating_sub(*lock) < LOCKS_REMEMBERED_MICROS)) {
+            return true;
+        }
         self.locks_made.retain(|spent| now.saturating_sub(spent.time) < DAY_MICROS);
         let domain = self.submitters.key(domain(name).unwrap_or(name));
         let recent = || self.locks_made.iter().filter(|spent| now.saturating_sub(spent.time) < TEN_MINUTES_MICROS);
@@ -460,6 +465,17 @@ impl Engine {
         let mut decision = self.decision(Verb::Lock, Subject::Account(name.to_owned()), stop.scope, i64::MAX, &stop.jail, reason);
         decision.evidence = stop.evidence.clone();
         self.lock(key, decision);
+    }
+
+    /// The operator says that it was the owner: the places are his own, and the lock, if it was one, counts for nothing.
+    pub(in crate::engine) fn note_false_alarm(&mut self, name: &str, hindrance: Hindrance) {
+        let (key, now) = (self.submitters.key(name.as_bytes()), seconds(self.now));
+        self.submitters.modify(key, self.now, |record| {
+            record.history.settle(now);
+            if hindrance == Hindrance::Locked {
+                record.risk.locks.pop();
+            }
+        });
     }
 
     /// A hold or lock of a submitter ended: it begins anew, or goes on to wait for the operator.

@@ -258,13 +258,16 @@ impl Engine {
         Reply::Done { changed: usize::from(self.stop(name, hindrance, decision)) }
     }
 
-    pub(in crate::engine) fn free_by_hand(&mut self, name: &str, hindrance: Hindrance) -> Reply {
+    pub(in crate::engine) fn free_by_hand(&mut self, name: &str, hindrance: Hindrance, false_alarm: bool) -> Reply {
         let Some(stop) = self.standings.lift(name, hindrance) else { return Reply::NotFound };
         if hindrance == Hindrance::Locked {
             self.lift_strangers(name);
         }
         let reason = if hindrance == Hindrance::Held { "released by the operator" } else { "unlocked by the operator" };
         self.push_freed(name, hindrance, &stop, self.now, reason, Cause::Operator);
+        if false_alarm {
+            self.note_false_alarm(name, hindrance);
+        }
         Reply::Done { changed: 1 }
     }
 
