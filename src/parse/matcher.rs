@@ -200,7 +200,7 @@ impl<'a> Matcher<'a> {
         self.parsed.set(field, Span::new(start, end));
     }
 
-    /// `name[addr]` or `name[addr]:port`, or `local` for mail from the sendmail command. Postfix lets only host name bytes into a name, so it cannot forge an address.
+    /// `name[addr]` or `name[addr]:port` (a number or `unknown`), or `local` for mail from the sendmail command. Postfix lets only host name bytes into a name, so it cannot forge an address.
     fn client(&mut self, at: usize) -> Option<usize> {
         let text = self.rest(at);
         // Most clients that do harm have no name.
@@ -230,8 +230,10 @@ impl<'a> Matcher<'a> {
         self.parsed.set(Field::ClientName, Span::new(at, at + name));
         let mut end = close + 1;
         if text.get(end) == Some(&b':') {
-            let digits = text[end + 1..].iter().take_while(|byte| byte.is_ascii_digit()).count();
-            end += if digits > 0 { digits + 1 } else { 0 };
+            let port = &text[end + 1..];
+            let digits = port.iter().take_while(|byte| byte.is_ascii_digit()).count();
+            let length = if starts_with(port, b"unknown") { 7 } else { digits };
+            end += if length > 0 { length + 1 } else { 0 };
         }
         Some(at + end)
     }
@@ -377,6 +379,7 @@ mod tests {
         let cases = [
             ("a <client> b", "a x.y[192.0.2.1] b", "192.0.2.1|1|0|client-name=x.y"),
             ("a <client>", "a x[2001:db8::1]:25", "2001:db8::1|1|0|client-name=x"),
+            ("a <client>: b", "a x[192.0.2.1]:unknown: b", "192.0.2.1|1|0|client-name=x"),
             ("a <client>", "a x[unknown]", "|1|0|client-name=x"),
             ("a <client>", "a x[fe80::1%eth0]", "|1|0|client-name=x"),
             ("a <client>", "a local", "-"),
