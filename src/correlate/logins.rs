@@ -2,7 +2,7 @@
 
 use super::canonical::POSTFIX_NAME_BYTES;
 use super::{Correlator, MessageRef, Process, Seen, Sink, host};
-use crate::event::{Event, EventKind, Reason};
+use crate::event::{Event, EventKind, Reason, Service};
 use crate::parse::Field;
 
 impl Correlator {
@@ -41,7 +41,10 @@ impl Correlator {
             return None;
         };
         if event.restates {
-            self.hints.remember(host(&self.hasher, seen), ip, event.reason, event.account.unwrap_or_default(), seen.now);
+            // What sshd says of a user of the system explains no login to a mailbox.
+            if event.service != Service::Ssh {
+                self.hints.remember(host(&self.hasher, seen), ip, event.reason, event.account.unwrap_or_default(), seen.now);
+            }
             sink(&event);
         } else if matches!(event.reason, Reason::None | Reason::AuthFailed) {
             let hint = self.hints.take(host(&self.hasher, seen), ip, event.account, seen.now);

@@ -12,6 +12,7 @@ fn filters() -> Arc<FilterSet> {
         ("dovecot.toml", include_str!("test-dovecot.toml")),
         ("rspamd.toml", include_str!("../../filters/rspamd.toml")),
         ("amavis.toml", include_str!("../../filters/amavis.toml")),
+        ("sshd.toml", include_str!("../../filters/sshd.toml")),
     ];
     let sources = texts.map(|(file, text)| FilterSource { file: file.to_owned(), text: text.to_owned() });
     Arc::new(FilterSet::compile(&sources).unwrap())
@@ -302,6 +303,15 @@ fn dovecot_tells_postfix_why() {
         "auth-failure 192.0.2.1 - 1x auth-failed",
     ];
     assert_eq!(told, expected);
+}
+
+#[test]
+fn sshd_does_not_tell_postfix_whose_mailbox_was_tried() {
+    let told = events(
+        "sshd[7]: Failed password for invalid user admin from 192.0.2.1 port 40222 ssh2
+         postfix/smtpd[7]: warning: unknown[192.0.2.1]: SASL LOGIN authentication failed: UGFzc3dvcmQ6",
+    );
+    assert!(told[0].contains(" admin@") && !told[1].contains("admin"), "{told:?}");
 }
 
 #[test]
