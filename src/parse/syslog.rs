@@ -1,9 +1,9 @@
 //! The envelope of a line: who wrote it and when, and where the message starts.
 //!
-//! Forms: `<PRI>` or none; then RFC 3164 with a host, RFC 3164 as it stands in /dev/log (no host), RFC 3339 with or without a
-//! host, or RFC 5424. `message repeated N times: [ … ]` (rsyslog) is unwrapped. A relay may put the sender's uid, as the
-//! kernel told it, in front of the message: `[uid=33] `; only the one right behind the tag and its space counts, any other
-//! is the sender's text.
+//! Forms: `<PRI>` or none; then RFC 3164 with a host (also as BusyBox writes it, with `facility.level` before the tag), RFC 3164 as
+//! it stands in /dev/log (no host), RFC 3339 with or without a host, or RFC 5424. `message repeated N times: [ … ]` (rsyslog) is
+//! unwrapped. A relay may put the sender's uid, as the kernel told it, in front of the message: `[uid=33] `; only the one right behind
+//! the tag and its space counts, any other is the sender's text.
 
 use jiff::tz::TimeZone;
 use memchr::{memchr, memchr3};
