@@ -7,15 +7,15 @@
 #[path = "support/dice.rs"]
 mod dice;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
-use mailwarden::engine::account::{Family, RiskRules};
+use mailwarden::engine::account::RiskRules;
 use mailwarden::engine::allow::AllowConfig;
 use mailwarden::engine::decision::{Ban, Decision, Subject, Verb};
-use mailwarden::engine::jail::{Action, BanSpec, Condition, Distinct, Jail, KeyPart, Measure, Mode, Scope, Step, Test, Unless, Window};
+use mailwarden::engine::jail::{Action, BanSpec, Condition, Distinct, Jail, KeyPart, Measure, Scope, Step, Test, Unless};
 use mailwarden::engine::sanction::SanctionConfig;
 use mailwarden::engine::snapshot::SnapshotRow;
 use mailwarden::engine::{Engine, EngineConfig, Seed};
@@ -256,26 +256,12 @@ fn config() -> EngineConfig {
     let spec = |hours: u64, scope| BanSpec { bantime: Some(Duration::from_secs(hours * 3_600)), scope };
     let base = Jail {
         name: "auth".to_owned(),
-        mode: Mode::Enforce,
         on: vec![EventKind::AuthFailure],
-        filters: Vec::new(),
-        conditions: Vec::new(),
-        weak: false,
-        unless: Unless::default(),
-        shared: false,
-        key: vec![KeyPart::Ip],
-        measure: Measure::Count,
-        window: Window::Sliding,
         findtime: Duration::from_secs(600),
-        weight: Vec::new(),
         steps: step(6, Action::Ban),
-        min: 0,
-        operators: 0,
-        max: 100,
-        family: Family::Login,
         ban: spec(1, Scope::Auth),
         forgive: true,
-        overrides: HashMap::new(),
+        ..Jail::default()
     };
     let day = Duration::from_secs(86_400);
     let jails = vec![

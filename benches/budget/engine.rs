@@ -6,8 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use mailwarden::engine::account::Family;
-use mailwarden::engine::jail::{Action, BanSpec, Distinct, Jail, KeyPart, Measure, Mode, Scope, Step, Unless, Window};
+use mailwarden::engine::jail::{Action, BanSpec, Distinct, Jail, KeyPart, Measure, Scope, Step};
 use mailwarden::engine::sanction::SanctionConfig;
 use mailwarden::engine::{Engine, EngineConfig, Seed};
 use mailwarden::event::{Event, EventKind, Reason, Service};
@@ -66,26 +65,13 @@ fn compare(name: &str, jails: fn(u64) -> Vec<Jail>) -> Vec<Row> {
 fn jail(name: &str, findtime_seconds: u64) -> Jail {
     Jail {
         name: name.to_owned(),
-        mode: Mode::Enforce,
         on: vec![EventKind::AuthFailure],
         filters: vec!["postfix".to_owned(), "dovecot".to_owned()],
-        conditions: Vec::new(),
-        weak: false,
-        unless: Unless::default(),
-        shared: false,
-        key: vec![KeyPart::Ip],
-        measure: Measure::Count,
-        window: Window::Sliding,
         findtime: Duration::from_secs(findtime_seconds),
-        weight: Vec::new(),
         steps: vec![Step { limit: 6, score: 0, then: vec![Action::Ban] }],
-        min: 0,
-        operators: 0,
-        max: 100,
-        family: Family::Login,
         ban: BanSpec { bantime: Some(Duration::from_secs(3_600)), scope: Scope::Auth },
         forgive: true,
-        overrides: Default::default(),
+        ..Jail::default()
     }
 }
 

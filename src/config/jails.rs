@@ -11,14 +11,10 @@ use super::read::{At, Bantime, FromToml, Many, Named, Node, Reader, Wrong};
 use super::report::{Place, Problem, Report, Severity};
 use super::settings::{unplaced, value_or};
 use crate::engine::account::Family;
-use crate::engine::jail::{
-    Action, BanSpec, Condition, Distinct, Jail, KeyPart, Measure, Mode, Override, Scope, Step, Test, Unless, Window,
-};
+use crate::engine::jail::{Action, BanSpec, Condition, Distinct, Jail, KeyPart, Measure, Override, Scope, Step, Test, Unless};
 use crate::event::{EventKind, Reason, Service};
 use crate::limits::{DISTINCT_PER_KEY_MAX, JAILS_MAX, WINDOW_UNITS_PER_KEY_MAX};
 
-const DEFAULT_FINDTIME: Duration = Duration::from_secs(600);
-const DEFAULT_BANTIME: Duration = Duration::from_secs(3_600);
 /// A count needs a time for each event of the window.
 const COUNT_LIMIT_MAX: u64 = WINDOW_UNITS_PER_KEY_MAX as u64;
 /// Sums share a word with a stamp's parts.
@@ -170,9 +166,10 @@ impl Resolver<'_> {
 
     /// The jail as far as it can be told; without errors it is complete.
     fn build(&mut self, raw: RawJail) -> Jail {
+        let silent = Jail::default();
         let on = list(&raw.on);
-        let key = raw.key.clone().map_or_else(|| vec![KeyPart::Ip], |At { value: Key(parts), .. }| parts);
-        let measure = raw.measure.as_ref().map_or(Measure::Count, |measure| measure.value);
+        let key = raw.key.clone().map_or(silent.key, |At { value: Key(parts), .. }| parts);
+        let measure = raw.measure.as_ref().map_or(silent.measure, |measure| measure.value);
         let steps = self.steps(&raw, measure);
         self.check_actions(&raw, &on, &key, &steps);
         self.check_score(&raw, &on, &key, measure, &steps);
@@ -183,28 +180,28 @@ impl Resolver<'_> {
         let conditions = conditions::resolve(raw.conditions, self.known.lowercase, self.report);
         let scope = raw.scope.as_ref().map_or_else(|| default_scope(&on, &conditions), |scope| scope.value);
         self.check_scope(raw.scope.as_ref().map_or(self.name.place, |scope| scope.place), scope, &conditions, &steps);
-        let on_family = on.first().map_or(Family::Login, |kind| Family::of(*kind));
+        let on_family = on.first().map_or(silent.family, |kind| Family::of(*kind));
         let has_name = key.iter().any(|part| matches!(part, KeyPart::Account | KeyPart::Submitter | KeyPart::Domain));
         Jail {
             name: self.name.value.clone(),
-            mode: value_or(raw.mode, Mode::Enforce),
+            mode: value_or(raw.mode, silent.mode),
             on,
             filters: raw.filter.map_or_else(Vec::new, |filters| unplaced(filters.value.0)),
             conditions,
-            weak: value_or(raw.weak, false),
+            weak: value_or(raw.weak, silent.weak),
             unless: unless(raw.unless.as_ref()),
-            shared: value_or(raw.shared, false),
+            shared: value_or(raw.shared, silent.shared),
             key,
             measure,
-            window: value_or(raw.window, Window::Sliding),
-            findtime: value_or(raw.findtime, DEFAULT_FINDTIME),
+            window: value_or(raw.window, silent.window),
+            findtime: value_or(raw.findtime, silent.findtime),
             weight: self.weights(raw.weight),
             steps,
-            min: value_or(raw.min, 0),
-            operators: value_or(raw.operators, 0),
-            max: value_or(raw.max, 100),
+            min: value_or(raw.min, silent.min),
+            operators: value_or(raw.operators, silent.operators),
+            max: value_or(raw.max, silent.max),
             family: raw.family.map_or_else(|| on_family, |family| family.value),
-            ban: BanSpec { bantime: raw.bantime.map_or(Some(DEFAULT_BANTIME), |At { value: Bantime(span), .. }| span), scope },
+            ban: BanSpec { bantime: raw.bantime.map_or(silent.ban.bantime, |At { value: Bantime(span), .. }| span), scope },
             forgive: raw.forgive.is_some_and(|forgive| forgive.value == Forgive::AuthSuccess),
             overrides: self.overrides(raw.overrides, has_name),
         }

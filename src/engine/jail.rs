@@ -263,6 +263,35 @@ pub struct Override {
     pub class: Option<String>,
 }
 
+/// What holds where a configuration is silent. Without events and steps it counts nothing yet.
+impl Default for Jail {
+    fn default() -> Jail {
+        Jail {
+            name: String::new(),
+            mode: Mode::Enforce,
+            on: Vec::new(),
+            filters: Vec::new(),
+            conditions: Vec::new(),
+            weak: false,
+            unless: Unless::default(),
+            shared: false,
+            key: vec![KeyPart::Ip],
+            measure: Measure::Count,
+            window: Window::Sliding,
+            findtime: Duration::from_secs(600),
+            weight: Vec::new(),
+            steps: Vec::new(),
+            min: 0,
+            operators: 0,
+            max: 100,
+            family: Family::Login,
+            ban: BanSpec { bantime: Some(Duration::from_secs(3_600)), scope: Scope::Mail },
+            forgive: false,
+            overrides: HashMap::new(),
+        }
+    }
+}
+
 impl Jail {
     /// What names the jail's table: everything that decides what is in it. Limits, findtime and actions may change on reload
     /// with the history kept, these may not. Jails with the same identity share one table.

@@ -379,7 +379,7 @@ impl Engine {
     fn may_lock(&mut self, name: &[u8]) -> bool {
         let (now, rules) = (self.at, &self.risk);
         let record = self.submitters.get(self.submitters.key(name));
-        if record.is_some_and(|record| record.risk.locks.iter().any(|lock| now.saturating_sub(*lock) < LOCKS_REMEMBERED_MICROS)) {
+        if record.is_some_and(|record| record.risk.locks.iter().any(|lock| is_remembered(*lock, now))) {
             return true;
         }
         self.locks_made.retain(|spent| now.saturating_sub(spent.time) < DAY_MICROS);
@@ -400,7 +400,7 @@ impl Engine {
             .submitters
             .modify(key, now, |record| {
                 record.history.forget_hour();
-                record.risk.locks.retain(|lock| now.saturating_sub(*lock) < LOCKS_REMEMBERED_MICROS);
+                record.risk.locks.retain(|lock| is_remembered(*lock, now));
                 let earlier = record.risk.locks.len();
                 if record.risk.locks.len() >= LOCKS_KEPT {
                     record.risk.locks.remove(0);
@@ -497,6 +497,11 @@ fn submitter<'a>(event: &Event<'a>) -> Option<&'a [u8]> {
     let is_vouched = event.vouched && !event.restates && event.service != Service::Ssh;
     let tells = matches!(event.kind, EventKind::AuthSuccess | EventKind::Message | EventKind::Delivery | EventKind::SpamVerdict);
     event.submitter.or(event.account).filter(|name| is_vouched && tells && !name.is_empty())
+}
+
+/// A lock of then still counts against its account.
+const fn is_remembered(lock: i64, now: i64) -> bool {
+    now.saturating_sub(lock) < LOCKS_REMEMBERED_MICROS
 }
 
 /// Where a message went that left this host.

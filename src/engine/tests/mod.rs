@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::decision::{Command, Decision, Reply, Subject, Verb};
-use super::jail::{Action, BanSpec, Condition, Distinct, Jail, KeyPart, Measure, Mode, Override, Scope, Step, Unless, Window};
+use super::jail::{Action, BanSpec, Condition, Distinct, Jail, KeyPart, Measure, Mode, Override, Scope, Step, Unless};
 use super::*;
 use crate::event::{DeliveryStatus, EventKind, Reason, Service};
 
@@ -18,26 +18,11 @@ const DAY: i64 = 86_400;
 fn jail(name: &str) -> Jail {
     Jail {
         name: name.to_owned(),
-        mode: Mode::Enforce,
         on: vec![EventKind::AuthFailure],
-        filters: Vec::new(),
-        conditions: Vec::new(),
-        weak: false,
-        unless: Unless::default(),
-        shared: false,
-        key: vec![KeyPart::Ip],
-        measure: Measure::Count,
-        window: Window::Sliding,
         findtime: Duration::from_secs(600),
-        weight: Vec::new(),
         steps: vec![step(6, Action::Ban)],
-        min: 0,
-        operators: 0,
-        max: 100,
-        family: super::account::Family::Login,
         ban: BanSpec { bantime: Some(Duration::from_secs(3_600)), scope: Scope::Auth },
-        forgive: false,
-        overrides: Default::default(),
+        ..Jail::default()
     }
 }
 
