@@ -116,13 +116,15 @@ impl<'a> Replay<'a> {
         }
         let Some((engine, clock)) = &mut self.running else { return };
         let (correlator, events, decisions) = (&mut self.correlator, &mut self.events, &mut self.decisions);
+        let mut due = engine.poll_timeout();
         for (line, record) in chunk.records_mut() {
             let parsed = &mut record.parsed;
             parsed.unfold(clock.now());
             parsed.time = clock.advance(parsed.time);
             let now = clock.now();
-            if engine.poll_timeout().is_some_and(|due| due <= now) {
+            if due.is_some_and(|due| due <= now) {
                 engine.handle_timeout(now);
+                due = engine.poll_timeout();
                 decisions.extend(std::iter::from_fn(|| engine.poll_decision()));
             }
             let filter = self.setup.filters.filter_name(parsed.pattern);
@@ -134,6 +136,7 @@ impl<'a> Replay<'a> {
             });
             if told {
                 decisions.extend(std::iter::from_fn(|| engine.poll_decision()));
+                due = engine.poll_timeout();
             }
         }
         self.printer.take(std::mem::take(decisions));

@@ -10,7 +10,8 @@ use super::jail::{KeyPart, Scope};
 use super::key::{Host, Subnet};
 use super::known::seconds;
 use super::ledger::{Added, BanKey, Entry};
-use super::rule::{self, Group};
+use super::matching::Candidates;
+use super::rule::Group;
 use super::verdict::{WIDENING, end};
 use super::{Allow, Engine, EngineConfig, RECOVERED};
 use crate::limits;
@@ -150,7 +151,7 @@ impl Engine {
                 group.inherit(self.groups.swap_remove(index), self.now);
             }
         }
-        self.candidates = rule::candidates(&groups);
+        self.candidates = Candidates::new(&groups);
         self.groups = groups;
         self.allow = Allow::new(&config.allow);
         self.history.reconfigure(&config.sanction);

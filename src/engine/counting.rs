@@ -7,7 +7,7 @@ use super::key::{Facets, Host, Subnet, bits_of, representative, spread};
 use super::known::{Standing, seconds};
 use super::ledger::BanKey;
 use super::measure::{Addition, Firing, RuleTerms, SHARERS_MAX, Spot, Summary};
-use super::rule::{Candidate, Group};
+use super::rule::Group;
 use super::verdict::{Refusal, Trip};
 use super::{Engine, Feedback};
 use crate::event::{Event, EventKind, Familiarity, Reason, Service};
@@ -48,9 +48,8 @@ impl Engine {
             let by_address = group.parts.iter().any(|part| matches!(part, KeyPart::Ip | KeyPart::Network));
             by_address && group.bans && group.amount(event) > 0 && facets.key(&group.parts).is_some()
         };
-        let candidates = self.candidates.get(event.kind as usize).map(Vec::as_slice).unwrap_or_default();
-        let matching = candidates.iter().filter(|candidate| candidate.matches(event, &self.groups));
-        event.vouched && !event.restates && matching.filter_map(|candidate| self.groups.get(usize::from(candidate.group))).any(counts)
+        let mut matching = self.candidates.matching(event, &self.groups).filter_map(|group| self.groups.get(usize::from(group)));
+        event.vouched && !event.restates && matching.any(counts)
     }
 
     /// Reads what such events will need, and changes nothing. For the lines of a batch, before the first of them is handled:
@@ -62,9 +61,9 @@ impl Engine {
         for (kind, ip, account) in batch {
             let event = Event { ip, account, ..Event::new(kind, Timestamp::ZERO) };
             let mut facets = Facets::new(&event, self.seed);
-            for Candidate { group: index, .. } in self.candidates.get(kind as usize).map(Vec::as_slice).unwrap_or_default() {
-                let key = self.groups.get(usize::from(*index)).and_then(|group| facets.key(&group.parts));
-                hashes.extend(key.map(|key| (*index, spread(key, self.seed.0[1]))));
+            for index in self.candidates.of_kind(kind) {
+                let key = self.groups.get(usize::from(index)).and_then(|group| facets.key(&group.parts));
+                hashes.extend(key.map(|key| (index, spread(key, self.seed.0[1]))));
             }
         }
         // As few instructions as can be between one wait and the next.
@@ -127,23 +126,19 @@ impl Engine {
     /// In which groups, and under which keys, an event counts.
     fn find_places(&mut self, facets: &mut Facets<'_>, stamp: i64, places: &mut Vec<Place>) -> Client {
         let event = facets.event;
-        let kind = event.kind as usize;
-        let Some(candidates) = self.candidates.get_mut(kind).map(std::mem::take) else { return Client::default() };
+        let mut matching = std::mem::take(&mut self.matching);
+        matching.clear();
+        matching.extend(self.candidates.matching(event, &self.groups));
         let mut client = Client::default();
-        if candidates.iter().any(|candidate| candidate.matches(event, &self.groups)) {
+        if !matching.is_empty() {
             client = self.client(facets, stamp);
             if is_countable(event, &client) && !self.is_everybodys(event, &client, facets.host) {
                 let tag = facets.pair_tag();
-                let matching = candidates.iter().filter(|candidate| candidate.matches(event, &self.groups));
-                places.extend(
-                    matching.filter_map(|candidate| self.place_in_group(usize::from(candidate.group), facets, &client, tag, stamp)),
-                );
+                places.extend(matching.iter().filter_map(|group| self.place_in_group(usize::from(*group), facets, &client, tag, stamp)));
             }
             self.note_client(event, &client, stamp);
         }
-        if let Some(place) = self.candidates.get_mut(kind) {
-            *place = candidates;
-        }
+        self.matching = matching;
         client
     }
 

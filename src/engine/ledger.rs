@@ -112,8 +112,8 @@ pub struct Ledger {
     len: usize,
     cap: usize,
     ends: Ends,
-    /// How many bans there are of each form: what a look-up has to try.
-    in_use: BTreeMap<Form, u32>,
+    /// How many bans there are of each form, in order: what a look-up has to try.
+    in_use: Vec<(Form, u32)>,
     changes: VecDeque<Change>,
     pub names: Names,
     /// Bans in force by the number of their jail.
@@ -129,7 +129,7 @@ impl Ledger {
             len: 0,
             cap: cap.max(1),
             ends: Ends::default(),
-            in_use: BTreeMap::new(),
+            in_use: Vec::new(),
             changes: VecDeque::new(),
             names: Names::default(),
             by_jail: Vec::new(),
@@ -162,6 +162,10 @@ impl Ledger {
         self.entries.get(*number)
     }
 
+    fn forms(&self) -> impl Iterator<Item = &Form> {
+        self.in_use.iter().map(|(form, _)| form)
+    }
+
     fn get_mut(&mut self, key: BanKey) -> Option<&mut Entry> {
         let hash = hash_of(key);
         let entries = &mut self.entries;
@@ -175,19 +179,19 @@ impl Ledger {
             return None;
         }
         let is_ipv4 = Subnet { bits, prefix: 128 }.is_ipv4();
-        let candidates = self.in_use.keys().filter(|form| form.is_ipv4 == is_ipv4 && form.scope.covers(service));
+        let candidates = self.forms().filter(|form| form.is_ipv4 == is_ipv4 && form.scope.covers(service));
         candidates.filter_map(|form| self.get(form.key_around(bits))).find(|entry| entry.covers(at))
     }
 
     /// All bans, of any scope, that hold the whole of `subnet`.
     pub fn holding(&self, subnet: Subnet) -> Vec<&Entry> {
-        let wide_enough = self.in_use.keys().filter(|form| form.is_ipv4 == subnet.is_ipv4() && form.prefix <= subnet.prefix);
+        let wide_enough = self.forms().filter(|form| form.is_ipv4 == subnet.is_ipv4() && form.prefix <= subnet.prefix);
         wide_enough.filter_map(|form| self.get(form.key_around(subnet.bits))).collect()
     }
 
     /// All bans of networks within `subnet`, itself not counted. Passes over the ledger only where there are longer prefixes.
     pub fn within(&self, subnet: Subnet) -> Vec<&Entry> {
-        if !self.in_use.keys().any(|form| form.is_ipv4 == subnet.is_ipv4() && form.prefix > subnet.prefix) {
+        if !self.forms().any(|form| form.is_ipv4 == subnet.is_ipv4() && form.prefix > subnet.prefix) {
             return Vec::new();
         }
         self.iter().filter(|entry| entry.prefix > subnet.prefix && subnet.contains(entry.key().subnet)).collect()
@@ -317,7 +321,10 @@ impl Ledger {
         let entries = &self.entries;
         shard.insert_unique(hash, number, |number| entries.get(*number).map_or(0, |entry| hash_of(entry.key())));
         self.len += 1;
-        *self.in_use.entry(entry.form()).or_default() += 1;
+        match self.in_use.binary_search_by_key(&entry.form(), |(form, _)| *form) {
+            Ok(place) => self.in_use[place].1 += 1,
+            Err(place) => self.in_use.insert(place, (entry.form(), 1)),
+        }
         let jail = usize::from(entry.jail);
         if self.by_jail.len() <= jail {
             self.by_jail.resize(jail + 1, 0);
@@ -339,11 +346,10 @@ impl Ledger {
         if let Some(count) = self.by_jail.get_mut(usize::from(entry.jail)) {
             *count -= 1;
         }
-        let form = entry.form();
-        if let Some(count) = self.in_use.get_mut(&form) {
-            *count -= 1;
-            if *count == 0 {
-                self.in_use.remove(&form);
+        if let Ok(place) = self.in_use.binary_search_by_key(&entry.form(), |(form, _)| *form) {
+            self.in_use[place].1 -= 1;
+            if self.in_use[place].1 == 0 {
+                self.in_use.remove(place);
             }
         }
         Some(entry)

@@ -3,7 +3,7 @@
 //! **Invariant:** one owner, no locks, no `Result`. The same events at the same times give the same decisions: nothing
 //! depends on the order of a hash map. `now` never runs backwards; an event later than `now` counts as of now.
 //!
-//! The files: `jail` what an operator wrote, `rule` the same compiled; `key` what is counted; `measure` how; `table` where
+//! The files: `jail` what an operator wrote, `rule` the same compiled, and `matching` which events that is about; `key` what is counted; `measure` how; `table` where
 //! the counts live; `known` who behaved; `allow` who is never banned; `counting` an event's way through all that; `verdict`
 //! what follows when a limit is reached; `sanction` for how long; `ledger` what is in force; `account` the same for submitters; `command` what an operator
 //! wants; `snapshot` and `saving` what outlives a restart; `report` what is shown.
@@ -20,6 +20,7 @@ pub mod jail;
 mod key;
 mod known;
 mod ledger;
+mod matching;
 mod measure;
 mod outage;
 mod reason;
@@ -45,8 +46,9 @@ use jail::Jail;
 pub use key::Seed;
 use known::Known;
 use ledger::{BanKey, Ledger};
+use matching::Candidates;
 use measure::Firing;
-use rule::{Candidate, Group};
+use rule::Group;
 use sanction::{History, SanctionConfig, Widening};
 use saving::Saving;
 
@@ -97,8 +99,7 @@ pub struct Engine {
     enforced: bool,
     keys_per_table_max: usize,
     groups: Vec<Group>,
-    /// By kind of event, the groups that count some of that kind.
-    candidates: Vec<Vec<Candidate>>,
+    candidates: Candidates,
     allow: Allow,
     sanction: SanctionConfig,
     known: Known,
@@ -133,6 +134,8 @@ pub struct Engine {
     /// Bans that jails of `on = ["banned"]` have not seen yet.
     feedback: VecDeque<Feedback>,
     fired: Vec<Firing>,
+    /// Groups that count the event at hand, and where.
+    matching: Vec<u16>,
     places: Vec<counting::Place>,
     hashes: Vec<(u16, u64)>,
     saving: Option<Saving>,
@@ -189,7 +192,7 @@ impl Engine {
             persist,
             enforced,
             keys_per_table_max,
-            candidates: rule::candidates(&groups),
+            candidates: Candidates::new(&groups),
             groups,
             allow: Allow::new(&allow),
             known: Known::new(seed.0[1], persist),
@@ -216,6 +219,7 @@ impl Engine {
             decisions: VecDeque::new(),
             feedback: VecDeque::new(),
             fired: Vec::new(),
+            matching: Vec::new(),
             places: Vec::new(),
             hashes: Vec::new(),
             saving: None,
@@ -235,9 +239,10 @@ impl Engine {
         self.at = event.time.micros().clamp(self.now.saturating_sub(LATE_MICROS_MAX), self.now);
         self.totals.events += 1;
         self.tally.note(event, self.at);
-        let context = self.in_context(event);
-        self.count(&context.event, context.key);
-        self.learn(&context);
+        let mut event = *event;
+        let context = self.look_up(&mut event);
+        self.count(&event, context.key);
+        self.learn(&event, &context);
     }
 
     /// Where addresses are looked up; at first nowhere is known.

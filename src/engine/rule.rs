@@ -3,14 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::account::{Kind, network};
-use super::counting::is_failure;
-use super::jail::{Action, Condition, Distinct, Jail, KeyPart, Measure, Novelty, Override, SubmitterKind, Test, Unless};
-use super::key::{Facets, bits_of, domain_key, name_key};
-use super::key::{Seed, Subnet};
+use super::account::network;
+use super::jail::{Action, Distinct, Jail, KeyPart, Measure, Novelty, Override, Unless};
+use super::key::{Facets, Seed, domain_key, name_key};
+use super::matching::Matcher;
 use super::measure::count::Small;
 use super::measure::{Group as Same, SHARERS_MAX, Span, Terms, Windows, ratio};
-use crate::event::{Event, EventKind, Reason, Service};
+use crate::event::{Event, EventKind, Reason};
 
 /// Steps of one jail; `config` refuses more.
 const STEPS_MAX: usize = 16;
@@ -21,7 +20,7 @@ pub struct Group {
     /// Names the table in snapshots.
     pub id: u64,
     pub identity: String,
-    matcher: Matcher,
+    pub matcher: Matcher,
     pub parts: Vec<KeyPart>,
     pub measure: Measure,
     pub forgive: bool,
@@ -71,36 +70,6 @@ pub struct Rule {
 enum Limits {
     Exempt,
     These(Vec<u64>),
-}
-
-#[derive(Debug)]
-struct Matcher {
-    on: Vec<EventKind>,
-    filters: Vec<String>,
-    /// One bit for each service and each reason that all conditions about them let pass: most events are told apart by these.
-    services: u64,
-    reasons: u64,
-    /// Reasons that are nobody's offence: as failures they count only where a jail names them.
-    forgiven: u64,
-    /// The other conditions.
-    conditions: Vec<Compiled>,
-    weak: bool,
-    unless: Unless,
-}
-
-/// Services and reasons fit into words of bits.
-const _: () = assert!(Service::ALL.len() <= 64 && Reason::ALL.len() <= 64);
-
-#[derive(Debug)]
-struct Compiled {
-    negated: bool,
-    test: CompiledTest,
-}
-
-#[derive(Debug)]
-enum CompiledTest {
-    Nets(Vec<Subnet>),
-    Plain(Test),
 }
 
 impl Group {
@@ -331,86 +300,6 @@ pub fn table_id(identity: &str) -> u64 {
     name_key(Seed([0, 0]), identity.as_bytes()) as u64
 }
 
-impl Matcher {
-    fn new(jail: &Jail) -> Matcher {
-        let names = |reason: Reason| {
-            let in_where =
-                |condition: &Condition| !condition.negated && matches!(&condition.test, Test::Reason(reasons) if reasons.contains(&reason));
-            jail.conditions.iter().any(in_where) || jail.weight.iter().any(|(weighted, _)| *weighted == reason)
-        };
-        let forgiven = [Reason::Temporary, Reason::Greylist].into_iter().filter(|reason| !names(*reason));
-        let mut matcher = Matcher {
-            on: jail.on.clone(),
-            filters: jail.filters.clone(),
-            services: u64::MAX,
-            reasons: u64::MAX,
-            forgiven: bits(forgiven.map(|reason| reason as u8)),
-            conditions: Vec::new(),
-            weak: jail.weak,
-            unless: jail.unless,
-        };
-        for condition in &jail.conditions {
-            let turn = if condition.negated { u64::MAX } else { 0 };
-            match &condition.test {
-                Test::Service(services) => matcher.services &= turn ^ bits(services.iter().map(|service| *service as u8)),
-                Test::Reason(reasons) => matcher.reasons &= turn ^ bits(reasons.iter().map(|reason| *reason as u8)),
-                _ => matcher.conditions.push(Compiled::new(condition)),
-            }
-        }
-        matcher
-    }
-
-    /// What a [`Candidate`] leaves to be asked.
-    fn holds(&self, event: &Event<'_>) -> bool {
-        (self.filters.is_empty() || self.filters.iter().any(|filter| filter == event.filter))
-            && self.conditions.iter().all(|condition| condition.holds(event))
-    }
-}
-
-fn bits(numbers: impl Iterator<Item = u8>) -> u64 {
-    numbers.fold(0, |bits, number| bits | 1 << number)
-}
-
-impl Compiled {
-    fn new(condition: &Condition) -> Compiled {
-        let test = match &condition.test {
-            Test::Ip(nets) => CompiledTest::Nets(nets.iter().map(|net| Subnet::new(*net)).collect()),
-            other => CompiledTest::Plain(other.clone()),
-        };
-        Compiled { negated: condition.negated, test }
-    }
-
-    fn holds(&self, event: &Event<'_>) -> bool {
-        self.negated != self.test.holds(event)
-    }
-}
-
-impl CompiledTest {
-    /// A test of something that the event does not have does not hold.
-    fn holds(&self, event: &Event<'_>) -> bool {
-        match self {
-            CompiledTest::Nets(nets) => event.ip.is_some_and(|ip| {
-                let single = Subnet { bits: bits_of(ip), prefix: 128 };
-                nets.iter().any(|net| net.contains(single))
-            }),
-            CompiledTest::Plain(Test::Account(names)) => {
-                event.account.or(event.submitter).is_some_and(|account| names.iter().any(|name| is_named(name, account)))
-            }
-            CompiledTest::Plain(Test::Code(codes)) => {
-                codes.iter().any(|code| event.code == *code || *code < 10 && event.code != 0 && event.code / 100 == *code)
-            }
-            CompiledTest::Plain(Test::HasAccount(wanted)) => event.account.is_some() == *wanted,
-            CompiledTest::Plain(Test::Place(places)) => places.contains(&event.whence.familiarity),
-            CompiledTest::Plain(Test::Besieged(wanted)) => event.besieged == *wanted,
-            CompiledTest::Plain(Test::NewRecipientDomain(wanted)) => event.new_recipient_domain == *wanted,
-            CompiledTest::Plain(Test::Submitter(kinds)) => {
-                event.submitter.or(event.account).is_some_and(|name| kinds.iter().any(|kind| is_kind(*kind, Kind::of(name))))
-            }
-            CompiledTest::Plain(Test::Ip(_) | Test::Service(_) | Test::Reason(_)) => false,
-        }
-    }
-}
-
 /// The recipient will never get it, and it is the sender who should have known.
 pub fn is_refused(event: &Event<'_>) -> bool {
     event.kind == EventKind::Delivery && matches!(event.reason, Reason::UnknownRecipient | Reason::Content | Reason::Rbl)
@@ -422,59 +311,4 @@ fn operator(relay: &[u8]) -> Option<u32> {
     let close = open + memchr::memchr(b']', relay.get(open..)?)?;
     let ip = std::str::from_utf8(relay.get(open + 1..close)?).ok()?.parse().ok()?;
     Some(network(ip))
-}
-
-const fn is_kind(kind: SubmitterKind, name: Kind) -> bool {
-    matches!(
-        (kind, name),
-        (SubmitterKind::Account, Kind::Account)
-            | (SubmitterKind::Local, Kind::Local(_))
-            | (SubmitterKind::Client, Kind::Client)
-            | (SubmitterKind::Forward, Kind::Forward)
-    )
-}
-
-fn is_named(name: &str, account: &[u8]) -> bool {
-    let name = name.as_bytes();
-    name == account || name.starts_with(b"@") && account.ends_with(name)
-}
-
-/// A group as the events of one kind see it first: side by side, for most of them are told apart by these few words.
-#[derive(Clone, Copy, Debug)]
-pub struct Candidate {
-    pub group: u16,
-    weak: bool,
-    /// There is nothing more to ask.
-    plain: bool,
-    services: u64,
-    reasons: u64,
-}
-
-impl Candidate {
-    fn new(index: usize, matcher: &Matcher, kind: EventKind) -> Candidate {
-        Candidate {
-            group: index as u16,
-            weak: matcher.weak,
-            plain: matcher.filters.is_empty() && matcher.conditions.is_empty(),
-            services: matcher.services,
-            reasons: if is_failure(kind) { matcher.reasons & !matcher.forgiven } else { matcher.reasons },
-        }
-    }
-
-    /// Whether the group counts such an event at all, whoever it is about.
-    #[inline]
-    pub fn matches(&self, event: &Event<'_>, groups: &[Group]) -> bool {
-        (self.services >> event.service as u8) & (self.reasons >> event.reason as u8) & 1 != 0
-            && (self.weak || !event.weak)
-            && (self.plain || groups.get(usize::from(self.group)).is_some_and(|group| group.matcher.holds(event)))
-    }
-}
-
-/// For each kind of event the groups that count some of them.
-pub fn candidates(groups: &[Group]) -> Vec<Vec<Candidate>> {
-    let counting = |kind: &EventKind| {
-        let of_kind = groups.iter().enumerate().filter(|(_, group)| group.matcher.on.contains(kind));
-        of_kind.map(|(index, group)| Candidate::new(index, &group.matcher, *kind)).collect()
-    };
-    EventKind::ALL.iter().map(counting).collect()
 }

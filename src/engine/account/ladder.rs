@@ -57,9 +57,9 @@ pub(in crate::engine) struct Spent {
     domain: u128,
 }
 
-/// An event, and what was looked up for it.
-pub(in crate::engine) struct Context<'a> {
-    pub event: Event<'a>,
+/// What was looked up for an event, beside what stands in it.
+#[derive(Default)]
+pub(in crate::engine) struct Context {
     /// Of whoever answers for it, or whose login failed.
     pub key: Option<u128>,
     location: Option<(f32, f32)>,
@@ -81,19 +81,18 @@ pub(in crate::engine) struct Sign<'a> {
 }
 
 impl Engine {
-    /// The event with what is known about its account.
-    pub(in crate::engine) fn in_context<'a>(&self, event: &Event<'a>) -> Context<'a> {
+    /// Fills in what is known about the account of an event.
+    pub(in crate::engine) fn look_up(&self, event: &mut Event<'_>) -> Context {
         let is_failure = event.kind == EventKind::AuthFailure && event.service != Service::Ssh;
         let name = if is_failure { event.account } else { submitter(event) };
-        let blank = Context { event: *event, key: None, location: None, domain: None, is_ours: false, is_stopped: false };
-        let Some(name) = name else { return blank };
+        let Some(name) = name else { return Context::default() };
         let key = self.submitters.key(name);
         let (record, now) = (self.submitters.get(key), seconds(self.at));
         let domain = recipient_domain(event, self.seed);
         let is_stopped = record.is_some_and(|record| record.risk.rung >= Rung::Held);
-        let mut context = Context { key: Some(key), domain, is_stopped, ..blank };
-        context.event.besieged = record.is_some_and(|record| self.is_besieged(record, now));
-        context.event.new_recipient_domain = record.zip(domain).is_some_and(|(record, domain)| record.is_new_domain(domain, now));
+        let mut context = Context { key: Some(key), domain, is_stopped, ..Context::default() };
+        event.besieged = record.is_some_and(|record| self.is_besieged(record, now));
+        event.new_recipient_domain = record.zip(domain).is_some_and(|(record, domain)| record.is_new_domain(domain, now));
         let Some(ip) = event.ip.filter(|_| needs_place(event) && (record.is_some() || !is_failure)) else {
             return context;
         };
@@ -101,22 +100,22 @@ impl Engine {
         // Webmail on this host, the operator's own office: who sits there cannot be told. And whoever has ever been let in from a
         // place may have a telephone there with an old password.
         if context.is_ours || is_failure && record.is_some_and(|record| record.history.has_been_at(ip, now)) {
-            context.event.whence.familiarity = Familiarity::Known;
+            event.whence.familiarity = Familiarity::Known;
             return context;
         }
         if is_failure {
             // Failures come in floods, and from where makes no difference.
-            context.event.whence.familiarity = Familiarity::NewNetwork;
+            event.whence.familiarity = Familiarity::NewNetwork;
             return context;
         }
         let place = self.geo.look(ip);
         let country = place.users_country().map(|country| u16::from_be_bytes(country.0));
         context.location = place.users_location();
-        context.event.country = country;
-        context.event.asn = place.asn;
+        event.country = country;
+        event.asn = place.asn;
         if let Some(record) = record {
             let whence = record.history.whence(ip, country, now);
-            context.event.whence = Whence { kilometres_per_hour: speed(record, context.location, now), ..whence };
+            event.whence = Whence { kilometres_per_hour: speed(record, context.location, now), ..whence };
         }
         context
     }
@@ -126,8 +125,8 @@ impl Engine {
     }
 
     /// What was seen becomes what is usual, unless much speaks against it.
-    pub(in crate::engine) fn learn(&mut self, context: &Context<'_>) {
-        let Context { event, key, location, domain, is_ours, is_stopped } = context;
+    pub(in crate::engine) fn learn(&mut self, event: &Event<'_>, context: &Context) {
+        let Context { key, location, domain, is_ours, is_stopped } = context;
         if event.kind == EventKind::Reject {
             self.note_refused(event);
         }
