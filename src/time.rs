@@ -2,7 +2,10 @@
 
 use std::fmt;
 use std::ops::{Add, Sub};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use jiff::tz::TimeZone;
 
 /// Microseconds since 1970-01-01T00:00:00Z, UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -101,12 +104,23 @@ impl fmt::Display for Timestamp {
         }
         match jiff::Timestamp::from_microsecond(self.0) {
             Ok(stamp) => {
-                let zoned = jiff::ZonedDateTime::new(stamp, jiff::tz::TimeZone::system());
+                let zoned = jiff::ZonedDateTime::new(stamp, local_zone());
                 write!(f, "{}", zoned.strftime("%Y-%m-%d %H:%M:%S"))
             }
             Err(_) => f.write_str("never"),
         }
     }
+}
+
+/// The zone of this host, as it was when it was first asked for. `TimeZone::system` is the same, but reads what zones there are in the
+/// world, to find out what this one is called.
+pub fn local_zone() -> TimeZone {
+    static ZONE: OnceLock<TimeZone> = OnceLock::new();
+    let read = || {
+        let own = if std::env::var_os("TZ").is_none() { std::fs::read("/etc/localtime").ok() } else { None };
+        own.and_then(|data| TimeZone::tzif("local", &data).ok()).unwrap_or_else(TimeZone::system)
+    };
+    ZONE.get_or_init(read).clone()
 }
 
 /// Where the daemon's `now` comes from.

@@ -40,7 +40,7 @@ pub(super) fn since(text: &str) -> Result<Timestamp, String> {
 
 fn time_of_day(text: &str, now: Timestamp) -> Option<Timestamp> {
     let time = text.parse::<jiff::civil::Time>().ok().filter(|_| text.contains(':'))?;
-    let zone = jiff::tz::TimeZone::system();
+    let zone = crate::time::local_zone();
     let today = jiff::ZonedDateTime::new(jiff::Timestamp::from_microsecond(now.micros()).ok()?, zone.clone()).date();
     let at = |date: jiff::civil::Date| -> Option<Timestamp> {
         let stamp = zone.to_timestamp(date.to_datetime(time)).ok()?;

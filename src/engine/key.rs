@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use ipnetwork::IpNetwork;
 use siphasher::sip128::SipHasher13;
 
+use super::account::network;
 use super::jail::KeyPart;
 use crate::address;
 use crate::event::Event;
@@ -147,13 +148,14 @@ pub struct Facets<'a> {
     seed: Seed,
     account: Option<u128>,
     submitter: Option<u128>,
+    operator: Option<Option<u32>>,
     /// The key that was hashed last, and its hash.
     hashed: Option<(u128, u64)>,
 }
 
 impl<'a> Facets<'a> {
     pub fn new(event: &'a Event<'a>, seed: Seed) -> Self {
-        Facets { event, host: event.ip.map(Host::new), seed, account: None, submitter: None, hashed: None }
+        Facets { event, host: event.ip.map(Host::new), seed, account: None, submitter: None, operator: None, hashed: None }
     }
 
     /// As [`Facets::new`], with the key of the one name that the event has.
@@ -186,6 +188,12 @@ impl<'a> Facets<'a> {
                 Some(*self.submitter.get_or_insert_with(|| name_key(seed, name)))
             }
         }
+    }
+
+    /// Who runs the server that a message was given to: one vote for each provider's range, so that nobody has many.
+    pub fn operator(&mut self) -> Option<u32> {
+        let event = self.event;
+        *self.operator.get_or_insert_with(|| event.relay.and_then(relay_address).map(network))
     }
 
     /// The key of a jail that joins `parts`; `None` where the event lacks one of them.
@@ -228,6 +236,13 @@ impl<'a> Facets<'a> {
             KeyPart::Global => Some(0),
         }
     }
+}
+
+/// `name[address]:port`.
+fn relay_address(relay: &[u8]) -> Option<IpAddr> {
+    let open = memchr::memchr(b'[', relay)?;
+    let close = open + memchr::memchr(b']', relay.get(open..)?)?;
+    std::str::from_utf8(relay.get(open + 1..close)?).ok()?.parse().ok()
 }
 
 /// What stands behind the last `@`.

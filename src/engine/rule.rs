@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::account::network;
 use super::jail::{Action, Distinct, Jail, KeyPart, Measure, Novelty, Override, Unless};
 use super::key::{Facets, Seed, domain_key, name_key};
 use super::matching::Matcher;
@@ -47,6 +46,7 @@ pub struct Group {
     min: u64,
     operators: u32,
     max: u64,
+    least: u64,
 }
 
 /// One jail of a group.
@@ -112,6 +112,7 @@ impl Group {
         let min = rules.iter().map(|rule| rule.jail.min).max().unwrap_or(0);
         let operators = rules.iter().map(|rule| rule.jail.operators).max().unwrap_or(0);
         let max = rules.iter().map(|rule| rule.jail.max).max().unwrap_or(100);
+        let least = rules.iter().map(Rule::lowest_limit).min().unwrap_or(0) / 2;
         let counted = 0;
         Some(Group {
             id,
@@ -135,6 +136,7 @@ impl Group {
             min,
             operators,
             max,
+            least,
         })
     }
 
@@ -174,7 +176,7 @@ impl Group {
             Measure::RatioBounced | Measure::RatioSpam => {
                 let event = facets.event;
                 let is_bad = is_refused(event) && (self.measure == Measure::RatioBounced || event.reason != Reason::UnknownRecipient);
-                return Some(ratio::value(event.recipients > 0, is_bad, event.relay.and_then(operator).unwrap_or(0)));
+                return Some(ratio::value(event.recipients > 0, is_bad, facets.operator().unwrap_or(0)));
             }
             _ => return Some(0),
         };
@@ -186,7 +188,7 @@ impl Group {
             Distinct::RecipientDomain => facets.event.recipient.and_then(|recipient| domain_key(seed, recipient)),
             Distinct::Country => facets.event.country.map(u128::from),
             Distinct::Asn => facets.event.asn.map(u128::from),
-            Distinct::Operator => facets.event.relay.and_then(operator).map(u128::from),
+            Distinct::Operator => facets.operator().map(u128::from),
         }
     }
 
@@ -213,8 +215,8 @@ impl Group {
         let horizon = self.horizon(now);
         let (need, sharers) = (self.need, self.sharers);
         let group = if let Measure::Distinct(of) = self.measure { of.group() } else { Same::Name };
-        let (min, operators, max) = (self.min, self.operators, self.max);
-        Terms { now, horizon, need, sharers, group, min, operators, max }
+        let (min, operators, max, least) = (self.min, self.operators, self.max, self.least);
+        Terms { now, horizon, need, sharers, group, min, operators, max, least }
     }
 }
 
@@ -263,8 +265,18 @@ impl Rule {
         if self.jail.measure.is_relative() {
             return u64::MAX;
         }
-        let overridden = self.overrides.values().filter_map(|limits| if let Limits::These(limits) = limits { limits.last() } else { None });
-        self.limits.last().into_iter().chain(overridden).copied().max().unwrap_or(0)
+        self.all_limits().filter_map(<[u64]>::last).copied().max().unwrap_or(0)
+    }
+
+    fn lowest_limit(&self) -> u64 {
+        self.all_limits().filter_map(<[u64]>::first).copied().min().unwrap_or(0)
+    }
+
+    /// Its own, and those of its overrides.
+    fn all_limits(&self) -> impl Iterator<Item = &[u64]> {
+        let overridden =
+            self.overrides.values().filter_map(|limits| if let Limits::These(limits) = limits { Some(&**limits) } else { None });
+        std::iter::once(&*self.limits).chain(overridden)
     }
 }
 
@@ -303,12 +315,4 @@ pub fn table_id(identity: &str) -> u64 {
 /// The recipient will never get it, and it is the sender who should have known.
 pub fn is_refused(event: &Event<'_>) -> bool {
     event.kind == EventKind::Delivery && matches!(event.reason, Reason::UnknownRecipient | Reason::Content | Reason::Rbl)
-}
-
-/// Who runs the server that a message was given to: one vote for each provider's range, so that nobody has many.
-fn operator(relay: &[u8]) -> Option<u32> {
-    let open = memchr::memchr(b'[', relay)?;
-    let close = open + memchr::memchr(b']', relay.get(open..)?)?;
-    let ip = std::str::from_utf8(relay.get(open + 1..close)?).ok()?.parse().ok()?;
-    Some(network(ip))
 }

@@ -259,6 +259,7 @@ impl Widening {
             min: 0,
             operators: 0,
             max: 100,
+            least: 0,
         }
     }
 

@@ -239,8 +239,8 @@ impl Table {
     fn new(all: Vec<u16>, starts: &[(u16, Starts)]) -> Table {
         Table {
             all,
-            plain: Buckets::new(|byte| starts.iter().filter(|(_, starts)| starts.plain.has(byte)).map(|(form, _)| *form).collect()),
-            queued: Buckets::new(|byte| starts.iter().filter(|(_, starts)| starts.queued.has(byte)).map(|(form, _)| *form).collect()),
+            plain: Buckets::new(starts.iter().map(|(form, starts)| (*form, starts.plain))),
+            queued: Buckets::new(starts.iter().map(|(form, starts)| (*form, starts.queued))),
         }
     }
 
@@ -258,12 +258,16 @@ struct Buckets {
 }
 
 impl Buckets {
-    fn new(forms_at: impl Fn(u8) -> Vec<u16>) -> Buckets {
-        let mut buckets = Buckets { list: Box::new([0; 256]), lists: Vec::new() };
-        for byte in 0..=255 {
-            let forms = forms_at(byte);
-            let index = buckets.lists.iter().position(|list| *list == forms).unwrap_or_else(|| {
-                buckets.lists.push(forms);
+    fn new(forms: impl Iterator<Item = (u16, ByteSet)> + Clone) -> Buckets {
+        let named =
+            forms.clone().map(|(_, starts)| starts).filter(|starts| *starts != ByteSet::ALL).fold(ByteSet::default(), ByteSet::union);
+        let anything = forms.clone().filter(|(_, starts)| *starts == ByteSet::ALL).map(|(form, _)| form).collect();
+        // Most bytes are named by no form.
+        let mut buckets = Buckets { list: Box::new([0; 256]), lists: vec![anything] };
+        for byte in (0..=255).filter(|byte| named.has(*byte)) {
+            let list: Vec<u16> = forms.clone().filter(|(_, starts)| starts.has(byte)).map(|(form, _)| form).collect();
+            let index = buckets.lists.iter().position(|other| *other == list).unwrap_or_else(|| {
+                buckets.lists.push(list);
                 buckets.lists.len() - 1
             });
             buckets.list[usize::from(byte)] = index as u8;

@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 
+use memchr::memmem::Finder;
 use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -419,7 +420,7 @@ impl Report<'_> {
         }
         let bytes = |text: Option<String>| text.map(|text| text.into_bytes().into_boxed_slice());
         let contains = raw.contains.map_or_else(Vec::new, OneOrMany::into_vec);
-        let contains = contains.into_iter().map(|text| text.to_ascii_lowercase().into_bytes().into_boxed_slice()).collect();
+        let contains = contains.iter().map(|text| Finder::new(&text.to_ascii_lowercase()).into_owned()).collect();
         let names_address = raw.address;
         let (words, code, dsn) = (bytes(raw.text), bytes(raw.code), bytes(raw.dsn));
         Some(ReasonRow { words, contains, names_address, code, dsn, reason, weak: raw.weak })

@@ -9,7 +9,7 @@ use super::program::Programs;
 use super::syslog::{Envelope, EnvelopeReader};
 use super::{Parsed, Span, slice};
 use crate::limits::LINE_BYTES_MAX;
-use crate::time::Timestamp;
+use crate::time::{Timestamp, local_zone};
 
 /// How envelopes are read.
 #[derive(Clone, Debug)]
@@ -25,7 +25,7 @@ pub struct ParserOptions {
 impl ParserOptions {
     /// Local zone, no annotation.
     pub fn new(reference: Timestamp) -> Self {
-        ParserOptions { zone: TimeZone::system(), reference, annotated: false }
+        ParserOptions { zone: local_zone(), reference, annotated: false }
     }
 }
 

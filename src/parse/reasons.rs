@@ -5,19 +5,19 @@
 //! looked for behind the *last* `>: ` at which words of the table stand; a reply that does not begin with `<` is the server's
 //! from its first byte.
 
-use memchr::memmem;
+use memchr::memmem::{self, Finder};
 
 use super::{Field, Parsed};
 use crate::event::Reason;
 
 /// One row: the first that holds gives the reason. Conditions left out hold always.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct ReasonRow {
     /// How the server's words begin.
     pub words: Option<Box<[u8]>>,
     /// Texts of which one stands anywhere in the reply, in lower case; empty: none need. For what a remote server answers a message of
     /// ours, all of which is that server's to choose.
-    pub contains: Box<[Box<[u8]>]>,
+    pub contains: Vec<Finder<'static>>,
     /// An address stands in what a remote server answers: ours, as its own stands before that.
     pub names_address: bool,
     /// First digits of the reply code, such as `45`.
@@ -39,7 +39,7 @@ pub(super) fn choose<'a>(rows: &'a [ReasonRow], parsed: &Parsed, line: &[u8]) ->
         row.dsn.as_ref().is_none_or(|start| dsn.starts_with(start))
             && (row.contains.is_empty() || {
                 let lowered = lowered.get_or_insert_with(|| text.to_ascii_lowercase());
-                row.contains.iter().any(|wanted| memmem::find(lowered, wanted).is_some())
+                row.contains.iter().any(|wanted| wanted.find(lowered).is_some())
             })
             && (!row.names_address || names_address(text))
             && row.words.as_ref().is_none_or(|start| words.is_some_and(|words| words.starts_with(start)))

@@ -4,7 +4,9 @@
 //! so that whoever sends much stays in it; a number is then too low, never too high. Nothing of it is saved: after a restart
 //! the tally begins anew.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+
+use hashbrown::HashMap;
 
 use super::submitter::Stranger;
 use crate::address::display;

@@ -93,6 +93,8 @@ pub struct Terms {
     pub operators: u32,
     /// … nor one above this, in percent.
     pub max: u64,
+    /// A ratio below this changes nothing: half of the lowest limit of all its jails.
+    pub least: u64,
 }
 
 /// What a `distinct` takes for the same.
@@ -245,7 +247,7 @@ impl Windows {
         each!(self, table => {
             let window = table.get(key)?;
             // The sum that a window keeps may still hold what has left it.
-            let total = window.total(slot, cutoff, &Terms { sharers: u8::MAX, ..*terms });
+            let total = window.total(slot, cutoff, &Terms { sharers: u8::MAX, least: 0, ..*terms });
             (total > 0).then(|| (total, window.summary(slot, cutoff, None, terms)))
         })
     }

@@ -40,10 +40,10 @@ impl Ratio {
 
     /// Whether so many different providers refused. One provider is one vote: whoever runs a mail server can refuse all he likes.
     fn has_operators(&self, slot: u8, cutoff: i64, wanted: u32) -> bool {
-        let mut seen: Vec<u32> = Vec::with_capacity(wanted as usize);
         if wanted <= 1 {
             return true;
         }
+        let mut seen: Vec<u32> = Vec::with_capacity(wanted as usize);
         self.counting(slot, cutoff).filter(|unit| unit.bad > 0).any(|unit| {
             if !seen.contains(&unit.operator) {
                 seen.push(unit.operator);
@@ -102,11 +102,13 @@ impl Window for Ratio {
     /// In percent, rounded down.
     fn total(&self, slot: u8, cutoff: i64, terms: &Terms) -> u64 {
         let (all, bad) = if terms.is_shared() { sum(self.counting(slot, cutoff)) } else { (self.all, self.bad) };
-        if bad == 0 || all == 0 || all < terms.min || !self.has_operators(slot, cutoff, terms.operators) {
+        if bad == 0 || all == 0 || all < terms.min {
             return 0;
         }
         let percent = (bad * 100 / all).min(100);
-        if percent > terms.max { 0 } else { percent }
+        // Whose the refusals are is looked at only where they are many enough to matter.
+        let matters = (terms.least..=terms.max).contains(&percent);
+        if matters && self.has_operators(slot, cutoff, terms.operators) { percent } else { 0 }
     }
 
     fn level(&self, slot: u8) -> u8 {

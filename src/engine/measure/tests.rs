@@ -135,7 +135,7 @@ fn check(case: &Case, steps: &[Step]) -> Result<(), TestCaseError> {
 
 fn terms(case: &Case, now: i64, cutoff: Cutoff) -> Terms {
     let group = if let Measure::Distinct(of) = case.measure { of.group() } else { Group::Name };
-    Terms { now, horizon: cutoff(now), need: u64::MAX, sharers: 1, group, min: 0, operators: 0, max: 100 }
+    Terms { now, horizon: cutoff(now), need: u64::MAX, sharers: 1, group, min: 0, operators: 0, max: 100, least: 0 }
 }
 
 /// Through what a snapshot stores, and back.
@@ -198,7 +198,7 @@ proptest! {
                 let addition = Addition { stamp: now, amount: *amount, tag: 0, value: (now % 17) as u128 };
                 let limits = [limit];
                 let rule = RuleTerms { rule: 0, slot: 0, cutoff: sliding(now), limits: &limits, clears: 0 };
-                let terms = Terms { now, horizon: sliding(now), need: u64::MAX, sharers: 1, group: Group::Name, min: 0, operators: 0, max: 100 };
+                let terms = Terms { now, horizon: sliding(now), need: u64::MAX, sharers: 1, group: Group::Name, min: 0, operators: 0, max: 100, least: 0 };
                 let (mut one, mut other) = (Vec::new(), Vec::new());
                 exact.count(1, &addition, &terms, &[rule], &mut one);
                 trimmed.count(1, &addition, &Terms { need: limit, ..terms }, &[rule], &mut other);
@@ -221,7 +221,7 @@ proptest! {
                 let cutoffs = [now - FINDTIME, now - FINDTIME * factor];
                 let limits = [[limits.0], [limits.1]];
                 let rule = |slot: u8, as_slot: u8| RuleTerms { rule: 0, slot: as_slot, cutoff: cutoffs[usize::from(slot)], limits: &limits[usize::from(slot)], clears: [clears.0, clears.1][usize::from(slot)] };
-                let terms = Terms { now, horizon: cutoffs[1], need: u64::MAX, sharers: 0b11, group: Group::Name, min: 0, operators: 0, max: 100 };
+                let terms = Terms { now, horizon: cutoffs[1], need: u64::MAX, sharers: 0b11, group: Group::Name, min: 0, operators: 0, max: 100, least: 0 };
                 let mut got = Vec::new();
                 shared.count(1, &addition, &terms, &[rule(0, 0), rule(1, 1)], &mut got);
                 let mut expected = Vec::new();
@@ -239,7 +239,7 @@ proptest! {
 fn networks_are_told_apart_and_their_addresses_remembered() {
     let mut windows = Windows::new(Measure::Distinct(Of::Network), None, 7, 10, false);
     let limits = [3];
-    let terms = Terms { now: 100, horizon: 0, need: 3, sharers: 1, group: Group::Network, min: 0, operators: 0, max: 100 };
+    let terms = Terms { now: 100, horizon: 0, need: 3, sharers: 1, group: Group::Network, min: 0, operators: 0, max: 100, least: 0 };
     let rule = RuleTerms { rule: 0, slot: 0, cutoff: 0, limits: &limits, clears: 1 };
     let mut fired = Vec::new();
     for ip in ["192.0.2.1", "192.0.2.2", "198.51.100.1", "192.0.2.1", "2001:db8:1:2::3"] {
@@ -260,7 +260,7 @@ fn a_hot_key_outlives_any_number_of_quiet_ones() {
     let mut now = 1_000_000;
     let mut count = |windows: &mut Windows, key: u128| {
         now += 1;
-        let terms = Terms { now, horizon: 0, need: 6, sharers: 1, group: Group::Name, min: 0, operators: 0, max: 100 };
+        let terms = Terms { now, horizon: 0, need: 6, sharers: 1, group: Group::Name, min: 0, operators: 0, max: 100, least: 0 };
         let rule = RuleTerms { rule: 0, slot: 0, cutoff: 0, limits: &limits, clears: 1 };
         let mut fired = Vec::new();
         windows.count(key, &Addition { stamp: now, amount: 1, tag: 0, value: 0 }, &terms, &[rule], &mut fired);
@@ -286,7 +286,7 @@ fn dead_keys_are_swept_while_new_ones_come() {
     let limits = [6];
     for key in 0..200_000u32 {
         let now = i64::from(key) + 10_000;
-        let terms = Terms { now, horizon: now - 5_000, need: 6, sharers: 1, group: Group::Name, min: 0, operators: 0, max: 100 };
+        let terms = Terms { now, horizon: now - 5_000, need: 6, sharers: 1, group: Group::Name, min: 0, operators: 0, max: 100, least: 0 };
         let rule = RuleTerms { rule: 0, slot: 0, cutoff: now - 5_000, limits: &limits, clears: 1 };
         windows.count(u128::from(key), &Addition { stamp: now, amount: 1, tag: 0, value: 0 }, &terms, &[rule], &mut Vec::new());
     }
