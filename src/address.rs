@@ -20,6 +20,13 @@ pub fn parse(text: &[u8]) -> Option<IpAddr> {
     std::str::from_utf8(text).ok()?.parse::<IpAddr>().ok().map(canonical)
 }
 
+/// The address in `name[address]:port`, as Postfix names a server; `None` for anything else, such as a socket's path.
+pub fn of_relay(relay: &[u8]) -> Option<IpAddr> {
+    let open = memchr::memchr(b'[', relay)?;
+    let close = open + memchr::memchr(b']', relay.get(open..)?)?;
+    parse(relay.get(open + 1..close)?)
+}
+
 /// The network of `prefix` bits around `ip` (host bits cleared). `prefix` is cut to the family's length.
 pub fn network(ip: IpAddr, prefix: u8) -> IpNetwork {
     let longest = if ip.is_ipv4() { 32 } else { 128 };
@@ -64,6 +71,14 @@ mod tests {
     #[test]
     fn r42_mapped_address_is_one_subject() {
         assert_eq!(parse(b"::ffff:192.0.2.1"), parse(b"192.0.2.1"));
+    }
+
+    #[test]
+    fn addresses_of_relays() {
+        assert_eq!(of_relay(b"127.0.0.1[127.0.0.1]:10026"), Some([127, 0, 0, 1].into()));
+        for relay in ["none", "local", "mx1[private/dovecot-lmtp]", "x[", "]["] {
+            assert_eq!(of_relay(relay.as_bytes()), None, "{relay}");
+        }
     }
 
     #[test]

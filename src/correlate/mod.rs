@@ -99,6 +99,13 @@ impl Correlator {
     ) -> Option<MessageRef> {
         self.messages.free_retired();
         let seen = Seen { line, parsed, filter, vouched, now };
+        if !vouched {
+            // Told, and not remembered: it would push out what is true.
+            if let Some(kind) = parsed.kind.event() {
+                sink(&seen.event(kind));
+            }
+            return None;
+        }
         match parsed.kind {
             LineKind::Noise => None,
             LineKind::Connect => self.connect(seen),
@@ -252,13 +259,12 @@ fn message_id_hash(hasher: &DefaultHashBuilder, seen: Seen<'_>, text: &[u8]) -> 
     hash(hasher, seen, text)
 }
 
-/// The lowest bit keeps vouched lines and others apart for certain.
 fn hash(hasher: &DefaultHashBuilder, seen: Seen<'_>, text: &[u8]) -> u64 {
     let mut state = hasher.build_hasher();
     state.write(slice(seen.line, seen.parsed.host));
     state.write_u8(0xff);
     state.write(text);
-    state.finish() << 1 | u64::from(seen.vouched)
+    state.finish()
 }
 
 /// `local:UID` without an allocation.

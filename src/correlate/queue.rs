@@ -83,7 +83,7 @@ impl Correlator {
     /// `QID: to=<…>, relay=…, status=…`.
     pub(super) fn delivery(&mut self, seen: Seen<'_>, sink: &mut Sink<'_>) -> Option<MessageRef> {
         let at = seen.queue_id().and_then(|id| self.messages.find(scope(&self.hasher, seen), id));
-        let relay = seen.text(Field::Relay).and_then(reinjected::relay_address);
+        let relay = seen.text(Field::Relay).and_then(crate::address::of_relay);
         let loopback = relay.is_some_and(|ip| ip.is_loopback());
         if relay.is_some_and(|ip| self.is_inside(ip))
             && let Some(id) = seen.text(Field::Text).and_then(reinjected::queued_as)

@@ -8,11 +8,12 @@ use std::time::Duration;
 use super::messages::MessageRef;
 use super::names::{NameId, Names};
 use super::sessions::Process;
+use crate::address;
 use crate::event::Service;
 use crate::time::Timestamp;
 
-/// Clients of a before-queue filter remembered at once.
-const PROXIED_MAX: usize = 64;
+/// Clients of a before-queue filter remembered at once: as many as a busy host has smtpd processes.
+const PROXIED_MAX: usize = 1_024;
 /// A before-queue filter answers while the client waits.
 const PROXIED_AGE_MAX: Duration = Duration::from_secs(3_600);
 /// Message-ids remembered at once; a power of two.
@@ -110,18 +111,11 @@ pub(super) fn queued_as(reply: &[u8]) -> Option<&[u8]> {
     (length > 0).then(|| &rest[..length])
 }
 
-/// The address in `name[address]:port`; `None` for anything else, such as a socket's path.
-pub(super) fn relay_address(relay: &[u8]) -> Option<IpAddr> {
-    let open = memchr::memchr(b'[', relay)?;
-    let close = open + memchr::memchr(b']', &relay[open..])?;
-    crate::address::parse(&relay[open + 1..close])
-}
-
 /// `orig_client=` of `QID: client=…, orig_client=name[address]`: Postfix writes it last.
 pub(super) fn original_client(message: &[u8]) -> Option<IpAddr> {
     const WORDS: &[u8] = b", orig_client=";
     let start = memchr::memmem::rfind(message, WORDS)? + WORDS.len();
-    relay_address(&message[start..])
+    address::of_relay(&message[start..])
 }
 
 #[cfg(test)]
@@ -144,11 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_relays_and_original_clients() {
-        assert_eq!(relay_address(b"127.0.0.1[127.0.0.1]:10026"), Some([127, 0, 0, 1].into()));
-        for relay in ["none", "local", "mx1[private/dovecot-lmtp]", "x[", "]["] {
-            assert_eq!(relay_address(relay.as_bytes()), None, "{relay}");
-        }
+    fn original_clients() {
         let line = b"client=localhost[127.0.0.1], orig_queue_id=8B4A, orig_client=unknown[2001:db8:a:1::55]:4711";
         assert_eq!(original_client(line), Some("2001:db8:a:1::55".parse().unwrap()));
         assert_eq!(original_client(b"client=localhost[127.0.0.1]"), None);
@@ -177,7 +167,7 @@ mod tests {
         assert_eq!(push(2, b"anna", &mut names), 1);
         assert_eq!(push(3, b"bob", &mut names), 2);
         assert_eq!(push(3, b"anna", &mut names), 1);
-        for pid in 10..300 {
+        for pid in 10..3_000 {
             push(pid, &pid.to_le_bytes(), &mut names);
         }
         assert_eq!(names.len(), PROXIED_MAX);

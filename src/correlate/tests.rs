@@ -263,13 +263,16 @@ fn a_reused_id_forgets_its_former_sender() {
 }
 
 #[test]
-fn instances_and_unvouched_lines_have_their_own_ids() {
+fn instances_have_their_own_ids_and_unvouched_lines_leave_nothing() {
     let mut world = World::new();
     world.line("postfix/smtpd[1]: 4ABC11111: client=x[192.0.2.1], sasl_method=PLAIN, sasl_username=bob@corp.test");
     assert_eq!(world.line("postfix-out/qmgr[3]: 4ABC11111: from=<x@y>, size=198, nrcpt=1 (queue active)").0.len(), 0);
+    let before = world.correlator.stats().messages;
     world.vouched = false;
     assert_eq!(world.line("postfix/qmgr[3]: 4ABC11111: from=<x@y>, size=198, nrcpt=1 (queue active)").1, None);
     world.line("postfix/smtpd[1]: 4ABC11111: client=x[192.0.2.1], sasl_method=PLAIN, sasl_username=boss@corp.test");
+    world.line("postfix/smtpd[1]: 4ABC22222: client=x[192.0.2.1]");
+    assert_eq!(world.correlator.stats().messages, before);
     world.vouched = true;
     assert_eq!(world.line("postfix/qmgr[3]: 4ABC11111: from=<x@y>, size=198, nrcpt=1 (queue active)").1.as_deref(), Some("bob@corp.test"));
 }

@@ -296,7 +296,7 @@ impl Jail {
     /// What names the jail's table: everything that decides what is in it. Limits, findtime and actions may change on reload
     /// with the history kept, these may not. Jails with the same identity share one table.
     pub fn identity(&self) -> String {
-        format!(
+        let mut identity = format!(
             "{:?} {:?} {:?} {:?} {:?} {:?} {} {:?} {:?} {}{}",
             self.on,
             self.filters,
@@ -309,6 +309,14 @@ impl Jail {
             self.weight,
             self.forgive,
             if self.shared { " shared" } else { "" }
-        )
+        );
+        // What one jail leaves out of a window is missing for all that share it.
+        if matches!(self.measure, Measure::RatioBounced | Measure::RatioSpam) {
+            identity.push_str(&format!(" {} {} {}", self.min, self.operators, self.max));
+        }
+        if self.steps.iter().any(|step| step.then.contains(&Action::BanContributors)) {
+            identity.push_str(" strangers");
+        }
+        identity
     }
 }

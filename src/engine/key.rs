@@ -193,7 +193,7 @@ impl<'a> Facets<'a> {
     /// Who runs the server that a message was given to: one vote for each provider's range, so that nobody has many.
     pub fn operator(&mut self) -> Option<u32> {
         let event = self.event;
-        *self.operator.get_or_insert_with(|| event.relay.and_then(relay_address).map(network))
+        *self.operator.get_or_insert_with(|| event.relay.and_then(address::of_relay).map(network))
     }
 
     /// The key of a jail that joins `parts`; `None` where the event lacks one of them.
@@ -236,13 +236,6 @@ impl<'a> Facets<'a> {
             KeyPart::Global => Some(0),
         }
     }
-}
-
-/// `name[address]:port`.
-fn relay_address(relay: &[u8]) -> Option<IpAddr> {
-    let open = memchr::memchr(b'[', relay)?;
-    let close = open + memchr::memchr(b']', relay.get(open..)?)?;
-    std::str::from_utf8(relay.get(open + 1..close)?).ok()?.parse().ok()
 }
 
 /// What stands behind the last `@`.

@@ -122,3 +122,20 @@ fn one_domain_cannot_use_up_the_locks_of_all() {
     let of_budget = told.iter().filter(|told| told.contains("held in place of locked") && !told.contains("still held")).count();
     assert!((1..=3).contains(&of_budget), "that some are only held is told, and not for each of them: {told:#?}");
 }
+
+/// One after the other over a day.
+#[test]
+fn one_domain_cannot_use_up_the_locks_of_a_day() {
+    let mut host = Host::shipped();
+    let own: Vec<String> = (0..24).map(|number| format!("own{number}@attacker.example")).collect();
+    let mut log = Log::new(6);
+    for (number, name) in own.iter().enumerate() {
+        live(&mut log, name, number as u16, 0..10);
+        rob(&mut log, name, midnight(9) + number as i64 * 12 * MINUTE);
+    }
+    live(&mut log, VICTIM, 99, 0..10);
+    rob(&mut log, VICTIM, midnight(9) + 12 * HOUR);
+    host.play(log);
+    assert_within_budget(&host);
+    assert_eq!((locks(&host).len(), host.told(VICTIM, Verb::Lock).len()), (16, 1), "{:#?}", host.stops());
+}

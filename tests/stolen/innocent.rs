@@ -1,6 +1,8 @@
 //! Who must never be locked, whatever others do: victims of guessing, people with old telephones, offices behind one address, a shop
 //! whose form is abused, and whoever writes to an attacker whose own servers call everything spam.
 
+use std::net::IpAddr;
+
 use mailwarden::engine::account::Family;
 use mailwarden::engine::decision::{Subject, Verb};
 
@@ -30,6 +32,26 @@ fn a_victim_of_three_thousand_guessing_addresses_stays_free() {
     host.play(log);
     assert!(host.view(OWNER).besieged);
     assert_eq!(host.stops(), Vec::<String>::new());
+}
+
+/// Abroad she mistypes once and gets in, each day; and each day others guess at her account.
+#[test]
+fn whoever_mistyped_and_got_in_is_no_part_of_a_siege() {
+    let mut log = Log::new(2);
+    owner().days(&mut log, 0..10);
+    let hotel = globe::line("BR", 5, 9);
+    for day in 10..13 {
+        let at = midnight(day) + 8 * HOUR;
+        log.smtp_failure(at, hotel, OWNER);
+        log.imap(at + 20 * SECOND, hotel, OWNER);
+        for guesser in 0..10 {
+            log.smtp_failure(at + MINUTE * i64::from(guesser + 1), globe::line("CN", 10 + guesser, day as u16), OWNER);
+        }
+    }
+    let mut host = Host::shipped();
+    host.play(log);
+    let banned = |ip| host.decisions.iter().any(|told| told.verb == Verb::Ban && told.subject == Subject::Net(IpAddr::into(ip)));
+    assert!(banned(globe::line("CN", 12, 10)) && !banned(hotel));
 }
 
 #[test]

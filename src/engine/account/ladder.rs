@@ -31,6 +31,8 @@ const STRANGER_BAN: Duration = Duration::from_secs(86_400);
 const LOCKS_REMEMBERED_MICROS: i64 = 30 * 86_400_000_000;
 /// After so many the next one lasts until somebody lifts it.
 const LOCKS_THAT_END: usize = 2;
+/// The part of a day's locks, one in so many, that is kept for other domains than the one that has used up the rest.
+const KEPT_FOR_OTHERS: usize = 4;
 const TEN_MINUTES_MICROS: i64 = 600_000_000;
 const DAY_MICROS: i64 = 86_400_000_000;
 /// Users of the system itself.
@@ -332,7 +334,7 @@ impl Engine {
         decision.evidence = evidence.iter().take(limits::EVIDENCE_LINES_MAX).cloned().collect();
         decision.observed = verb != Verb::Alert && (observed || self.is_observing_accounts());
         match rung {
-            Rung::Locked => self.lock(key, decision),
+            Rung::Locked => self.lock(key, decision, true),
             Rung::Held => self.enter_stop(Hindrance::Held, decision),
             _ => self.push(decision),
         }
@@ -373,7 +375,7 @@ impl Engine {
         }
     }
 
-    /// The budget: a bad rule must not lock everybody, nor can one customer use all of it up. Who was locked within a month is locked
+    /// The budget: a bad rule must not lock everybody, nor can one customer use all of it up, neither at once nor over a day. Who was locked within a month is locked
     /// again for nothing.
     fn may_lock(&mut self, name: &[u8]) -> bool {
         let (now, rules) = (self.at, &self.risk);
@@ -383,28 +385,32 @@ impl Engine {
         }
         self.locks_made.retain(|spent| now.saturating_sub(spent.time) < DAY_MICROS);
         let domain = self.submitters.key(domain(name).unwrap_or(name));
+        let per_day = rules.locks_per_day.max(self.submitters.len() / 100);
+        let of_domain = self.locks_made.iter().filter(|spent| spent.domain == domain).count();
         let recent = || self.locks_made.iter().filter(|spent| now.saturating_sub(spent.time) < TEN_MINUTES_MICROS);
         let is_affordable = recent().count() < rules.locks_per_10_minutes
             && recent().filter(|spent| spent.domain == domain).count() < rules.locks_per_domain
-            && self.locks_made.len() < rules.locks_per_day.max(self.submitters.len() / 100);
+            && self.locks_made.len() < per_day
+            && of_domain < per_day - per_day / KEPT_FOR_OTHERS;
         if is_affordable {
             self.locks_made.push_back(Spent { time: now, domain });
         }
         is_affordable
     }
 
-    fn lock(&mut self, key: u128, mut decision: Decision) {
+    /// `is_new`: not an old one that goes on.
+    fn lock(&mut self, key: u128, mut decision: Decision, is_new: bool) {
         let (now, is_enforced) = (self.at, !decision.observed);
         let (earlier, strangers) = self
             .submitters
             .modify(key, now, |record| {
                 record.history.forget_hour();
                 record.risk.locks.retain(|lock| is_remembered(*lock, now));
-                let earlier = record.risk.locks.len();
-                if record.risk.locks.len() >= LOCKS_KEPT {
-                    record.risk.locks.remove(0);
-                }
-                if is_enforced {
+                let earlier = record.risk.locks.len().saturating_sub(usize::from(!is_new));
+                if is_enforced && is_new {
+                    if record.risk.locks.len() >= LOCKS_KEPT {
+                        record.risk.locks.remove(0);
+                    }
                     record.risk.locks.push(now);
                 }
                 let recent = |last: u32| seconds(now).saturating_sub(last) < STRANGER_SECONDS;
@@ -463,15 +469,15 @@ impl Engine {
         let reason = format!("{STILL}{}", stop.reason.trim_start_matches(STILL));
         let mut decision = self.decision(Verb::Lock, Subject::Account(name.to_owned()), stop.scope, i64::MAX, &stop.jail, reason);
         decision.evidence = stop.evidence.clone();
-        self.lock(key, decision);
+        self.lock(key, decision, false);
     }
 
-    /// The operator says that it was the owner: the places are his own, and the lock, if it was one, counts for nothing.
-    pub(in crate::engine) fn note_false_alarm(&mut self, name: &str, hindrance: Hindrance) {
+    /// The operator says that it was the owner: the places are his own, and the lock, if we made one, counts for nothing.
+    pub(in crate::engine) fn note_false_alarm(&mut self, name: &str, hindrance: Hindrance, cause: Cause) {
         let (key, now) = (self.submitters.key(name.as_bytes()), seconds(self.now));
         self.submitters.modify(key, self.now, |record| {
             record.history.settle(now);
-            if hindrance == Hindrance::Locked {
+            if hindrance == Hindrance::Locked && cause == Cause::Engine {
                 record.risk.locks.pop();
             }
         });

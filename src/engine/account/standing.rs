@@ -266,7 +266,7 @@ impl Engine {
         let reason = if hindrance == Hindrance::Held { "released by the operator" } else { "unlocked by the operator" };
         self.push_freed(name, hindrance, &stop, self.now, reason, Cause::Operator);
         if false_alarm {
-            self.note_false_alarm(name, hindrance);
+            self.note_false_alarm(name, hindrance, stop.cause);
         }
         Reply::Done { changed: 1 }
     }

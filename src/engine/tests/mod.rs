@@ -425,6 +425,23 @@ fn a7_a_siege_bans_the_strangers_who_took_part() {
     assert!(!banned.iter().any(|ban| ban.contains("10.5.0.1") || ban.contains("10.9.0.1")));
 }
 
+/// Jails share a table only where what is in it is the same for both.
+#[test]
+fn a_jail_changes_nothing_for_another_one() {
+    let by_account = |name| Jail { key: vec![KeyPart::Account], measure: Measure::Distinct(Distinct::Network), ..jail(name) };
+    let watch = Jail { steps: vec![step(2, Action::Alert)], ..by_account("watch") };
+    let ban = Jail { steps: vec![step(100, Action::BanContributors)], ..by_account("ban") };
+    for jails in [vec![watch.clone()], vec![watch, ban]] {
+        let mut world = World::new(jails);
+        world.succeed("10.1.0.1", "anna");
+        world.succeed("10.2.0.1", "anna");
+        world.fail("10.1.0.1", "anna");
+        assert_eq!(told(&world.fail("10.2.0.1", "anna")), ["alert anna"], "failures of known addresses count for an alert");
+    }
+    let ratio = |name, min| Jail { measure: Measure::RatioBounced, min, ..jail(name) };
+    assert_ne!(ratio("few", 2).identity(), ratio("many", 1_000).identity());
+}
+
 #[test]
 fn failures_never_lock_an_account() {
     let mut world = World::new(vec![Jail { key: vec![KeyPart::Account], steps: vec![step(3, Action::Lock)], ..jail("lock") }]);
