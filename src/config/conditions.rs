@@ -25,6 +25,7 @@ pub fn resolve(raw: Option<At<RawWhere>>, lowercase: bool, report: &mut Report) 
     conditions.extend(raw.new_recipient_domain.map(|at| positive(Test::NewRecipientDomain(at.value))));
     conditions.extend(split(raw.submitter, Test::Submitter, report));
     conditions.extend(raw.has_account.map(|at| positive(Test::HasAccount(at.value))));
+    conditions.extend(raw.null_sender.map(|at| positive(Test::NullSender(at.value))));
     conditions
 }
 

@@ -253,6 +253,7 @@ raw! {
         account: Many<Negatable<AccountPattern>> = "account",
         code: Many<CodeTest> = "code",
         has_account: bool = "has-account",
+        null_sender: bool = "null-sender",
         place: Many<Negatable<Familiarity>> = "place",
         besieged: bool = "besieged",
         new_recipient_domain: bool = "new-recipient-domain",

@@ -76,6 +76,8 @@ pub enum Test {
     Code(Vec<u16>),
     /// The event names an account (true) or does not (false).
     HasAccount(bool),
+    /// The sender is empty (true), as that of a bounce is, or not.
+    NullSender(bool),
     /// How the client's place stands to the account.
     Place(Vec<Familiarity>),
     /// Many addresses have failed to log in as the account lately (true), or not.

@@ -43,7 +43,8 @@ const PLACE: Question = REASON.after(Familiarity::ALL.len());
 /// The last answer: nobody is named.
 const SUBMITTER: Question = PLACE.after(SubmitterKind::ALL.len() + 1);
 const HAS_ACCOUNT: Question = SUBMITTER.after(2);
-const BESIEGED: Question = HAS_ACCOUNT.after(2);
+const NULL_SENDER: Question = HAS_ACCOUNT.after(2);
+const BESIEGED: Question = NULL_SENDER.after(2);
 const NEW_RECIPIENT_DOMAIN: Question = BESIEGED.after(2);
 const WEAK: Question = NEW_RECIPIENT_DOMAIN.after(2);
 const _: () = assert!(WEAK.first + WEAK.answers <= 64, "all answers fit into one word");
@@ -58,6 +59,7 @@ impl Traits {
             | PLACE.answer(event.whence.familiarity as usize)
             | SUBMITTER.answer(submitter)
             | HAS_ACCOUNT.answer(usize::from(event.account.is_some()))
+            | NULL_SENDER.answer(usize::from(event.sender.is_some_and(<[u8]>::is_empty)))
             | BESIEGED.answer(usize::from(event.besieged))
             | NEW_RECIPIENT_DOMAIN.answer(usize::from(event.new_recipient_domain))
             | WEAK.answer(usize::from(event.weak));
@@ -72,6 +74,7 @@ impl Traits {
             Test::Place(places) => (PLACE, places.iter().map(|place| *place as usize).collect()),
             Test::Submitter(kinds) => (SUBMITTER, kinds.iter().map(|kind| *kind as usize).collect()),
             Test::HasAccount(wanted) => (HAS_ACCOUNT, vec![usize::from(*wanted)]),
+            Test::NullSender(wanted) => (NULL_SENDER, vec![usize::from(*wanted)]),
             Test::Besieged(wanted) => (BESIEGED, vec![usize::from(*wanted)]),
             Test::NewRecipientDomain(wanted) => (NEW_RECIPIENT_DOMAIN, vec![usize::from(*wanted)]),
             Test::Ip(_) | Test::Account(_) | Test::Code(_) => return None,
@@ -263,7 +266,7 @@ mod tests {
             ..Event::new(EventKind::AuthSuccess, Timestamp::ZERO)
         };
         let site = Event { submitter: Some(b"local:33"), ..Event::new(EventKind::Message, Timestamp::ZERO) };
-        let nobody = Event::new(EventKind::Reject, Timestamp::ZERO);
+        let nobody = Event { sender: Some(b""), ..Event::new(EventKind::Reject, Timestamp::ZERO) };
         // (test, whether it holds for the account, the site, nobody)
         let cases = [
             (Test::Service(vec![Service::Pop3, Service::Imap]), [true, false, false]),
@@ -275,6 +278,7 @@ mod tests {
             (Test::Submitter(vec![SubmitterKind::Local, SubmitterKind::Forward]), [false, true, false]),
             (Test::HasAccount(true), [true, false, false]),
             (Test::HasAccount(false), [false, true, true]),
+            (Test::NullSender(true), [false, false, true]),
             (Test::Besieged(true), [true, false, false]),
             (Test::NewRecipientDomain(false), [true, true, true]),
             (Test::Ip(vec!["192.0.2.0/24".parse().unwrap()]), [true, false, false]),
