@@ -85,11 +85,40 @@ fn service_asks_for_one_capability_and_no_more() {
 
 #[test]
 fn socket_path_is_one_everywhere() {
-    let socket = read("systemd/mailwarden.socket");
-    let path = socket.lines().find_map(|line| line.strip_prefix("ListenDatagram=")).unwrap();
-    for file in ["contrib/rsyslog/60-mailwarden.conf", "contrib/syslog-ng/mailwarden.conf", "docs/syslog.md"] {
-        assert!(read(file).contains(path), "{file} does not name {path}");
+    let syslog = listens("mailwarden.socket");
+    for file in
+        ["contrib/rsyslog/60-mailwarden.conf", "contrib/syslog-ng/mailwarden.conf", "contrib/apparmor/usr.sbin.rsyslogd", "docs/syslog.md"]
+    {
+        assert!(read(file).contains(&syslog), "{file} does not name {syslog}");
     }
+    let helper = listens("mailwarden-hookd.socket");
+    let paths = mailwarden::config::Paths::installed();
+    assert_eq!(["syslog", "hookd"].map(|service| paths.systemd_socket(service)), [&syslog, &helper].map(PathBuf::from));
+    for file in ["mailwarden.toml", "docs/configuration.md"] {
+        assert!(read(file).contains(&syslog) && read(file).contains(&helper), "{file} does not name {syslog} and {helper}");
+    }
+}
+
+/// systemd binds a socket and changes its owner as root, by its path, and follows links: whoever may write to the directory could have
+/// it change the owner of any file.
+#[test]
+fn no_socket_of_systemd_lies_in_a_directory_of_the_daemon() {
+    let made_for_others = ["mailwardend.service", "mailwarden-hookd@.service"].map(|unit| read(&format!("systemd/{unit}")));
+    let runtime = made_for_others.iter().flat_map(|unit| unit.lines()).filter_map(|line| line.strip_prefix("RuntimeDirectory="));
+    let runtime = runtime.flat_map(str::split_whitespace).map(|name| format!("/run/{name}"));
+    let tmpfiles = read("systemd/mailwarden.tmpfiles");
+    let listed = tmpfiles.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_whitespace().nth(1));
+    let theirs: Vec<PathBuf> = runtime.chain(listed.map(str::to_owned)).map(PathBuf::from).collect();
+    assert!(theirs.contains(&PathBuf::from("/run/mailwarden")), "{theirs:?}");
+    for unit in ["mailwarden.socket", "mailwarden-hookd.socket"] {
+        let path = listens(unit);
+        assert!(!theirs.iter().any(|directory| Path::new(&path).starts_with(directory)), "{unit}: {path}");
+    }
+}
+
+fn listens(unit: &str) -> String {
+    let text = read(&format!("systemd/{unit}"));
+    text.lines().find_map(|line| line.strip_prefix("Listen")?.split_once('=')).unwrap().1.to_owned()
 }
 
 #[test]
@@ -116,7 +145,7 @@ fn sysusers_and_tmpfiles_are_accepted() {
 
     let output = Command::new(tmpfiles).args(["--create", &image]).arg(self::root().join("systemd/mailwarden.tmpfiles")).output().unwrap();
     assert!(output.status.success(), "{}", self::text(&output));
-    assert!(root.path().join("run/mailwarden").is_dir());
+    assert!(root.path().join("run/mailwarden").is_dir() && root.path().join("var/lib/mailwarden").is_dir());
 }
 
 #[test]

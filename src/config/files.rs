@@ -60,6 +60,13 @@ impl Paths {
         }
     }
 
+    /// Where systemd listens for `service`, "syslog" or "hookd". It gives its sockets to their owners as root, so it must not find them
+    /// in a directory that the daemon's user could put something else into. A runtime directory that somebody named holds them all.
+    pub fn systemd_socket(&self, service: &str) -> PathBuf {
+        let name = format!("{service}.sock");
+        if self.runtime_dir_wins { self.runtime_dir.join(name) } else { PathBuf::from(format!("/run/mailwarden-{service}")).join(name) }
+    }
+
     pub fn choose(config_dir: Option<&Path>) -> Paths {
         config_dir.map_or_else(Paths::installed, Paths::in_dir)
     }

@@ -11,9 +11,7 @@ use crate::event::words;
 use crate::source::spec::Facilities;
 use crate::source::{Input, SourceSpec, Start, Trust, overlaps};
 
-/// Name of the socket in the runtime directory to which rsyslog or syslog-ng hand lines.
-const SOCKET_NAME: &str = "syslog.sock";
-/// And of the one that systemd hands over: `FileDescriptorName=` of mailwarden.socket.
+/// Name of the socket that systemd hands over: `FileDescriptorName=` of mailwarden.socket.
 pub const INHERITED_NAME: &str = "syslog";
 const SOCKET_MODE: u32 = 0o660;
 /// Origins are numbered by a byte.
@@ -72,7 +70,7 @@ impl Sources {
     }
 
     pub(super) fn resolve(raw: Option<At<Many<RawSource>>>, paths: &Paths, report: &mut Report) -> Sources {
-        let socket = paths.runtime_dir.join(SOCKET_NAME);
+        let socket = paths.systemd_socket(INHERITED_NAME);
         let mut list: Vec<SourceSpec> = Vec::new();
         for At { value, place } in raw.map_or_else(Vec::new, |at| at.value.0) {
             let Some(source) = resolve_one(value, place, &socket, report) else { continue };
@@ -218,7 +216,7 @@ mod tests {
 
     #[test]
     fn without_configuration_one_source_is_taken() {
-        let sources = Sources { list: Vec::new(), socket: "/run/mailwarden/syslog.sock".into() };
+        let sources = Sources { list: Vec::new(), socket: "/run/mailwarden-syslog/syslog.sock".into() };
         let cases = [((false, false), "socket"), ((false, true), "journal"), ((true, true), "inherited"), ((true, false), "inherited")];
         for ((has_passed_socket, has_journal), expected) in cases {
             let list = sources.on(Host { has_passed_socket, has_journal });
@@ -234,11 +232,11 @@ mod tests {
 
     #[test]
     fn a_configured_socket_is_the_one_that_systemd_passes_if_it_is_at_its_place() {
-        let at = |path: &str| Sources { list: vec![socket(path.into())], socket: "/run/mailwarden/syslog.sock".into() };
+        let at = |path: &str| Sources { list: vec![socket(path.into())], socket: "/run/mailwarden-syslog/syslog.sock".into() };
         let host = Host { has_passed_socket: true, has_journal: true };
         let is_inherited =
             |sources: Sources| matches!(sources.on(host).as_slice(), [SourceSpec { input: Input::InheritedSocket { .. }, .. }]);
-        assert!(is_inherited(at("/run/mailwarden/syslog.sock")));
+        assert!(is_inherited(at("/run/mailwarden-syslog/syslog.sock")));
         assert!(!is_inherited(at("/run/other.sock")));
     }
 }

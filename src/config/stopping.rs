@@ -65,6 +65,6 @@ pub struct Helper {
 impl Helper {
     pub(super) fn resolve(raw: RawHelper, paths: &Paths) -> Helper {
         let socket = raw.socket.filter(|_| !paths.runtime_dir_wins);
-        Helper { enabled: value_or(raw.enabled, true), socket: value_or(socket, paths.runtime_dir.join("hookd.sock")) }
+        Helper { enabled: value_or(raw.enabled, true), socket: value_or(socket, paths.systemd_socket("hookd")) }
     }
 }

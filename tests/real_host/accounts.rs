@@ -107,7 +107,7 @@ impl Helper {
             let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/hooks").join(recipe);
             fs::copy(shipped, format!("{directory}/{recipe}")).unwrap();
         }
-        let socket = "/run/mailwarden/hookd.sock";
+        let socket = "/run/mailwarden-hookd/hookd.sock";
         let child = Command::new(env!("CARGO_BIN_EXE_mailwarden-hookd"))
             .args(["--hooks", &file, "--user", "root", "--state", "/run/site/hookd", "--listen", socket])
             .stdin(Stdio::null())

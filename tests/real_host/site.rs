@@ -14,7 +14,7 @@ use crate::network::{self, Client, Namespace};
 /// Where the programs get their files; in the private `/run` of `isolation`.
 pub const ROOT: &str = "/run/site";
 /// rsyslog hands the lines on to this socket.
-pub const SYSLOG_SOCKET: &str = "/run/mailwarden/syslog.sock";
+pub const SYSLOG_SOCKET: &str = "/run/mailwarden-syslog/syslog.sock";
 /// rsyslog writes the same lines here, and a test that fails shows the end of it.
 const MAIL_LOG: &str = "/run/site/mail.log";
 /// The owner of the mailboxes.
@@ -50,7 +50,9 @@ pub struct Site {
 impl Site {
     /// Builds the network and the files; nothing runs yet.
     fn lay_out(layout: Layout) -> Self {
-        for directory in ["etc", "spool", "rsyslog", "mail", "postfix-data", "/run/mailwarden"] {
+        for directory in
+            ["etc", "spool", "rsyslog", "mail", "postfix-data", "/run/mailwarden", "/run/mailwarden-syslog", "/run/mailwarden-hookd"]
+        {
             fs::create_dir_all(Path::new(ROOT).join(directory)).unwrap();
         }
         chown(format!("{ROOT}/mail"), Some(VMAIL), Some(VMAIL)).unwrap();

@@ -74,7 +74,7 @@ impl Warden {
             Command::new(env!("CARGO_BIN_EXE_mailwardend"))
                 .arg("--config")
                 .arg(configuration)
-                .args(["--state-dir", "/run/site/state", "--runtime-dir", "/run/mailwarden"])
+                .args(["--state-dir", "/run/site/state"])
                 .stdin(Stdio::null())
                 .spawn()
                 .unwrap()
