@@ -158,6 +158,45 @@ fn old_log(host: &Host) -> std::path::PathBuf {
     path
 }
 
+/// Whoever took over the daemon may have laid a link for root to write through.
+#[test]
+fn root_learns_as_the_owner_of_the_state() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let host = Host::new("");
+    let (log, state, precious) = (old_log(&host), host.path("state"), host.path("precious"));
+    std::fs::set_permissions(host.path(""), PermissionsExt::from_mode(0o755)).unwrap();
+    // For root alone, as logs may be.
+    std::fs::set_permissions(&log, PermissionsExt::from_mode(0o600)).unwrap();
+    std::fs::write(&precious, "precious").unwrap();
+    std::fs::create_dir(&state).unwrap();
+    chown(&state, Some(65_534), Some(65_534)).unwrap();
+    symlink(&precious, state.join("secret.new")).unwrap();
+    let learn = || {
+        host.tool([
+            "learn".as_ref(),
+            "--config".as_ref(),
+            host.path("").as_os_str(),
+            "--state-dir".as_ref(),
+            state.as_os_str(),
+            log.as_os_str(),
+        ])
+    };
+    let output = learn();
+    assert!(output.status.success(), "{output:?}");
+    for entry in std::fs::read_dir(&state).unwrap().flatten() {
+        assert_eq!(entry.metadata().unwrap().uid(), 65_534, "{:?}", entry.file_name());
+    }
+    // A file that only root could write.
+    std::fs::rename(state.join("windows.db"), host.path("windows.db")).unwrap();
+    chown(host.path("windows.db"), Some(0), Some(0)).unwrap();
+    symlink(host.path("windows.db"), state.join("windows.db")).unwrap();
+    assert_eq!(learn().status.code(), Some(1));
+    assert_eq!(std::fs::read_to_string(precious).unwrap(), "precious");
+}
+
 #[test]
 fn old_logs_teach_what_is_usual() {
     let host = Host::new("");

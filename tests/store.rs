@@ -440,6 +440,29 @@ fn a_newer_format_is_an_error_and_stays_untouched() {
 }
 
 #[test]
+fn no_link_in_the_directory_is_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, link) = (dir.path().join("state"), dir.path().join("link"));
+    fs::create_dir(&state).unwrap();
+    std::os::unix::fs::symlink(&state, &link).unwrap();
+    // To the directory itself one may lead.
+    drop(open(&link, NOW));
+    for name in ["state.db", "windows.db"] {
+        fs::rename(state.join(name), dir.path().join(name)).unwrap();
+        std::os::unix::fs::symlink(dir.path().join(name), state.join(name)).unwrap();
+        let before = fs::read(dir.path().join(name)).unwrap();
+        let (store, _) = open(&state, NOW);
+        assert!(store.health().problem().unwrap().contains("symbolic link"), "{:?}", store.health());
+        drop(store);
+        assert_eq!(fs::read(dir.path().join(name)).unwrap(), before);
+        fs::remove_file(state.join(name)).unwrap();
+    }
+    std::os::unix::fs::symlink(dir.path().join("elsewhere"), state.join("lock")).unwrap();
+    let refused = mailwarden::store::Claim::take(&state).unwrap_err().to_string();
+    assert!(refused.contains("lock") && refused.contains("symbolic link"), "{refused}");
+}
+
+#[test]
 fn a_lock_held_by_somebody_else_is_waited_out() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path(), NOW);

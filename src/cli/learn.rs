@@ -1,11 +1,14 @@
 //! `learn`: histories of accounts from old logs, so that day one is not blind.
 
+use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use nix::unistd::{geteuid, setgid, setgroups, setuid};
 use serde::Serialize;
 
 use super::logs::Setup;
@@ -73,8 +76,9 @@ impl Learned {
 }
 
 fn learn(setup: &Setup, files: &[PathBuf], directory: &Path) -> Result<Learned, String> {
-    // Before the state is touched.
+    // Before the state is touched, and while they can be read.
     let logs = replay::open(files)?;
+    become_owner(directory)?;
     let _claim = Claim::take(directory).map_err(|error| error.to_string())?;
     let now = Timestamp::from(SystemTime::now());
     let (store, loaded) = Store::open(directory, Run::Real, now).map_err(|error| error.to_string())?;
@@ -101,7 +105,6 @@ fn learn(setup: &Setup, files: &[PathBuf], directory: &Path) -> Result<Learned, 
     }
     store.flush().map_err(|error| error.to_string())?;
     drop(store);
-    give_to_owner(directory);
     Ok(Learned {
         lines,
         until: until.rfc3339(),
@@ -112,14 +115,12 @@ fn learn(setup: &Setup, files: &[PathBuf], directory: &Path) -> Result<Learned, 
     })
 }
 
-/// The daemon runs as its own user, and must be able to write what root has written here.
-fn give_to_owner(directory: &Path) {
-    use std::os::unix::fs::MetadataExt;
-    let Ok(owner) = std::fs::metadata(directory) else { return };
-    let files = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
-    for file in files.filter(|file| file.is_file()) {
-        if let Err(problem) = std::os::unix::fs::lchown(&file, Some(owner.uid()), Some(owner.gid())) {
-            out::complain!("mailwarden: {} cannot be given to the daemon's user: {problem}", file.display());
-        }
-    }
+/// The state is the daemon's user's, who may have put a link to anything there: root must not be the one who writes through it, and
+/// what is written must be the daemon's to write again.
+fn become_owner(directory: &Path) -> Result<(), String> {
+    let Some(found) = fs::metadata(directory).ok().filter(|found| found.uid() != 0 && geteuid().is_root()) else { return Ok(()) };
+    setgroups(&[])
+        .and_then(|()| setgid(found.gid().into()))
+        .and_then(|()| setuid(found.uid().into()))
+        .map_err(|error| format!("cannot become uid {}, to whom {} belongs: {error}", found.uid(), directory.display()))
 }

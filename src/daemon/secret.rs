@@ -40,7 +40,9 @@ fn make(path: &Path) -> [u8; BYTES] {
     });
     // Written beside and renamed: a crash leaves no half secret.
     let beside = path.with_extension("new");
-    let written = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside).and_then(|mut file| {
+    // What an earlier crash has left; or a link, which the daemon's user may have laid for root to write through.
+    let _ = fs::remove_file(&beside);
+    let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside).and_then(|mut file| {
         crate::store::give_to_owner(&file, &beside);
         file.write_all(&bytes)?;
         file.sync_all()
@@ -64,5 +66,16 @@ mod tests {
         let second = load_or_make(dir.path());
         assert_ne!(second, first);
         assert_eq!(load_or_make(dir.path()), second);
+    }
+
+    #[test]
+    fn nothing_is_written_through_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let precious = dir.path().join("precious");
+        fs::write(&precious, b"precious").unwrap();
+        std::os::unix::fs::symlink(&precious, dir.path().join("secret.new")).unwrap();
+        let first = load_or_make(dir.path());
+        assert_eq!(load_or_make(dir.path()), first);
+        assert_eq!(fs::read(&precious).unwrap(), b"precious");
     }
 }

@@ -1,10 +1,11 @@
 //! One state, one writer: a file in the directory is locked for as long as somebody uses it.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::{Error, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use super::error::StoreError;
@@ -23,7 +24,14 @@ impl Claim {
     /// Fails when another process has the state.
     pub fn take(directory: &Path) -> Result<Claim, StoreError> {
         file::make_directory(directory, &mut Vec::new());
-        let Ok(mut file) = open(&directory.join(NAME)) else { return Ok(Claim { _file: None }) };
+        let path = directory.join(NAME);
+        let mut file = match open(&path) {
+            Ok(file) => file,
+            Err(error) if error.raw_os_error() == Some(Errno::ELOOP as i32) => {
+                return Err(StoreError::Io { path, error: Error::other(file::IS_LINK) });
+            }
+            Err(_) => return Ok(Claim { _file: None }),
+        };
         if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
             let mut holder = String::new();
             // Who it is, is told where it can be read.

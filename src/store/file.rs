@@ -1,7 +1,7 @@
 //! One SQLite file: opened, brought to the current format, moved aside when it is damaged.
 
 use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::ErrorKind;
+use std::io::{Error, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -83,8 +83,7 @@ fn begin_anew<T: Default>(
     let mut loaded = T::default();
     let moved = match move_aside(path) {
         Ok(aside) => {
-            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-            loaded = Connection::open_with_flags(&aside, flags).map(|connection| salvage(&connection)).unwrap_or_default();
+            loaded = open_itself(&aside, OpenFlags::SQLITE_OPEN_READ_ONLY).map(|connection| salvage(&connection)).unwrap_or_default();
             format!("moved to {}, starting with a new one", aside.display())
         }
         Err(error) => format!("it cannot be moved aside either ({error})"),
@@ -114,14 +113,26 @@ pub(super) fn identity(path: &Path) -> Option<Identity> {
 pub(super) fn connect(path: &Path, schema: &Schema) -> Result<Connection, StoreError> {
     let failed = |error| StoreError::sqlite(path, error);
     create_private(path).map_err(|error| StoreError::Io { path: path.to_owned(), error })?;
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut connection = Connection::open_with_flags(path, flags).map_err(failed)?;
+    let mut connection = open_itself(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE).map_err(failed)?;
     connection.busy_timeout(BUSY).map_err(failed)?;
     // A burst of random inserts wants its pages at hand; the writer gives the memory back when it is idle.
     let settings = "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA journal_size_limit=16777216; PRAGMA wal_autocheckpoint=8192; PRAGMA cache_size=-32000; PRAGMA temp_store=MEMORY;";
     connection.execute_batch(settings).map_err(failed)?;
     migrate(&mut connection, path, schema)?;
     Ok(connection)
+}
+
+/// Root may be the one who opens a file in the daemon's directory: never what a link there points to.
+const ITSELF: OpenFlags = OpenFlags::SQLITE_OPEN_NO_MUTEX.union(OpenFlags::SQLITE_OPEN_NOFOLLOW);
+
+pub(super) fn open_itself(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    Connection::open_with_flags(in_real_directory(path), flags | ITSELF)
+}
+
+/// SQLite then takes no link in the path of the directory either, where one does no harm.
+fn in_real_directory(path: &Path) -> PathBuf {
+    let directory = path.parent().and_then(|directory| fs::canonicalize(directory).ok());
+    directory.zip(path.file_name()).map_or_else(|| path.to_owned(), |(directory, name)| directory.join(name))
 }
 
 /// It names accounts: for the daemon's user alone. SQLite gives its other files the same mode.
@@ -131,10 +142,13 @@ fn create_private(path: &Path) -> std::io::Result<()> {
             give_to_owner(&file, path);
             Ok(())
         }
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_symlink() => Err(Error::other(IS_LINK)),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
     }
 }
+
+pub(super) const IS_LINK: &str = "it is a symbolic link, which is not followed here: remove it";
 
 /// What root makes in the daemon's directory belongs to the daemon's user, who must be able to write it. `file` was just made at
 /// `path`. SQLite does the same with its own files.
@@ -167,19 +181,19 @@ fn migrate(connection: &mut Connection, path: &Path, schema: &Schema) -> Result<
 /// Reads a file that may not be writable: first as any other, then without the shared-memory file that WAL wants to create, then
 /// without the WAL.
 pub(super) fn read_only<T>(path: &Path, mut load: impl FnMut(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
-    let plain = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let first = Connection::open_with_flags(path, plain).and_then(|connection| load(&connection));
+    let plain = OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let first = open_itself(path, plain).and_then(|connection| load(&connection));
     let Err(error) = first else { return first };
     if damage(&error) == Damage::Content {
         return Err(error);
     }
-    let alone = Connection::open_with_flags(path, plain).and_then(|connection| {
+    let alone = open_itself(path, plain).and_then(|connection| {
         connection.execute_batch("PRAGMA locking_mode=EXCLUSIVE;")?;
         load(&connection)
     });
     let mut immutable = || {
-        let uri = format!("file:{}?immutable=1", escape_uri(path));
-        Connection::open_with_flags(uri, plain | OpenFlags::SQLITE_OPEN_URI).and_then(|connection| load(&connection))
+        let uri = format!("file:{}?immutable=1", escape_uri(&in_real_directory(path)));
+        Connection::open_with_flags(uri, plain | ITSELF | OpenFlags::SQLITE_OPEN_URI).and_then(|connection| load(&connection))
     };
     alone.or_else(|_| immutable()).map_err(|_| error)
 }

@@ -15,6 +15,7 @@ use crate::engine::account::{Freed, Stopped};
 use crate::engine::decision::{Ban, Cause, Decision, Lifted, Subject};
 use crate::limits::STORIES_MAX;
 use crate::notify::Outbox;
+use crate::store::file::open_itself;
 use crate::store::{PastBan, StoreError};
 use crate::time::Timestamp;
 
@@ -237,8 +238,7 @@ pub struct DecisionQuery {
 
 impl Reader {
     pub(in crate::store) fn open(path: &Path) -> Result<Reader, StoreError> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags).map_err(|error| StoreError::sqlite(path, error))?;
+        let connection = open_itself(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|error| StoreError::sqlite(path, error))?;
         Ok(Reader { path: path.to_owned(), connection })
     }
 
