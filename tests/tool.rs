@@ -127,6 +127,25 @@ fn users_and_groups_that_are_not_here_are_told() {
 }
 
 #[test]
+fn a_file_whose_lines_anybody_can_forge_is_told() {
+    for (more, is_told) in [("", true), ("trusted = true", true), ("annotated = true", false), ("trusted = false", false)] {
+        let host = Host::bare("");
+        let log = host.path("mail.log");
+        fs::write(&log, "").unwrap();
+        fs::set_permissions(&log, fs::Permissions::from_mode(0o600)).unwrap();
+        append(&host, "mailwarden.toml", &format!("[[source]]\nkind = \"file\"\npath = {log:?}\n{more}"));
+        // Whoever else than root runs this owns a file that is not believed.
+        let is_told = is_told && (more.starts_with("trusted") || nix::unistd::geteuid().is_root());
+        for json in [false, true] {
+            let output = configured(&host, if json { &["check", "--json"] } else { &["check"] });
+            let text = if json { String::from_utf8_lossy(&output.stdout).into_owned() } else { stderr(&output) };
+            assert!(output.status.success(), "{text}");
+            assert_eq!(text.contains("can forge") && text.contains("docs/syslog.md"), is_told, "{more}: {text}");
+        }
+    }
+}
+
+#[test]
 fn a_file_whose_lines_ban_nobody_is_told_with_the_reason_and_the_remedy() {
     let mut host = Host::bare("").with(&["--dry-run"]);
     let log = host.path("mail.log");

@@ -122,10 +122,16 @@ fn look_at_host(config: &Config, report: &mut Report) {
     }
     for source in &specs {
         let Input::File { path, trusted, .. } = &source.input else { continue };
+        let doubt = Doubt::of(path, *trusted);
+        if doubt.is_none() && *trusted != Some(false) && !source.annotate {
+            let text = "the file does not tell who wrote a line: whoever may log on this host can forge one that bans or locks anybody";
+            let problem = Problem::notice(format!("source {:?}: {text}", source.name));
+            report.push(problem.help("the journal or an annotating relay's socket tells it: docs/syslog.md"));
+        }
         if let Err(error) = File::open(path) {
             let message = format!("source {:?}: cannot read {}: {error}", source.name, path.display());
             report.push(Problem::notice(message).help("the daemon's user needs to read it: group adm, or the journal as source"));
-        } else if let Some(doubt) = Doubt::of(path, *trusted) {
+        } else if let Some(doubt) = doubt {
             report.push(Problem::notice(format!("source {:?}: {}", source.name, doubt.reason)).help(doubt.remedy));
         }
     }

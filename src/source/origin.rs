@@ -1,7 +1,8 @@
 //! Who vouches for a line: whether the program that it names can have written it.
 //!
 //! Any local user may write `postfix/smtpd[1]: warning: …` to syslog, so a line's own tag proves nothing. What the kernel or
-//! journald say about the sender does; a file is worth as much as its permissions.
+//! journald say about the sender does, and what a relay that asked the kernel writes in front of the message. A file says nothing of
+//! the kind: its permissions tell who writes the file, and a syslog daemon writes into it whatever anybody logs.
 
 use std::collections::HashMap;
 
@@ -22,7 +23,8 @@ pub enum Sender {
     Uid(u32),
     /// journald: `_UID`, which a client cannot set (systemd.journal-fields(7)).
     Journal(u32),
-    /// A log file; trusted when only its owner, a system user, can write to it.
+    /// A log file; trusted when only its owner, a system user, can write to it. Who logged the line is then as unknown as before, if
+    /// it is not annotated.
     File {
         trusted: bool,
     },
