@@ -25,7 +25,7 @@ pub struct Board {
 
 struct Names {
     canonical: Canonical,
-    /// Whose postmaster the stopped may write to.
+    /// Whose postmaster the stopped may write to: the domains that the configuration knows as the host's.
     domains: Vec<String>,
 }
 
@@ -86,23 +86,18 @@ impl Board {
         let Some(submitter) = request.submitter().filter(|_| !standings.is_empty()) else { return Answer::Dunno };
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         let Names { canonical, domains } = &mut *names;
-        match submitter {
-            Submitter::Account(shown) => {
-                let name = canonical.name(shown);
-                let own = memchr::memrchr(b'@', name).and_then(|at| name.get(at + 1..));
-                request.answer(standings.get(name).copied(), domains.iter().map(|domain| domain.as_bytes()).chain(own))
-            }
-            Submitter::Client(address) => {
-                let name = [b"client:", address].concat();
-                request.answer(standings.get(name.as_slice()).copied(), domains.iter().map(|domain| domain.as_bytes()))
-            }
-        }
+        let standing = match submitter {
+            Submitter::Account(shown) => standings.get(canonical.name(shown)),
+            Submitter::Client(address) => standings.get([b"client:", address].concat().as_slice()),
+        };
+        request.answer(standing.copied(), domains)
     }
 }
 
 impl Names {
     fn new(accounts: &AccountRules) -> Names {
-        let domains = accounts.local_domains.iter().chain(&accounts.default_domain).cloned().collect();
+        let aliases = accounts.domain_aliases.iter().flat_map(|(alias, domain)| [alias, domain]);
+        let domains = accounts.local_domains.iter().chain(&accounts.default_domain).chain(aliases).cloned().collect();
         Names { canonical: Canonical::new(accounts.clone()), domains }
     }
 }
@@ -154,5 +149,25 @@ mod tests {
         assert_eq!(board.numbers(), Numbers { requests: 12, held: 1, refused: 6 });
         board.publish(std::iter::empty());
         assert_eq!(ask("anna", ""), Answer::Dunno);
+    }
+
+    #[test]
+    fn the_stopped_can_write_to_the_postmaster_of_the_host_alone() {
+        let rules = AccountRules {
+            default_domain: Some("example.org".into()),
+            domain_aliases: [("example.net".to_owned(), "example.org".to_owned())].into(),
+            local_domains: vec!["example.com".into()],
+            ..AccountRules::default()
+        };
+        for (rules, host) in [(AccountRules::default(), &[][..]), (rules, &["example.org", "example.net", "example.com"])] {
+            let board = Board::new(&rules);
+            board.publish([stopped("eve@evil.example", Hindrance::Locked)].into_iter());
+            for domain in ["example.org", "example.net", "example.com", "evil.example"] {
+                let recipient = format!("abuse@{domain}");
+                let request = Request { account: b"eve@evil.example", client: b"", recipient: recipient.as_bytes() };
+                let expected = if host.contains(&domain) { Answer::Dunno } else { Answer::HangUp };
+                assert_eq!(board.answer(&Taken::Request(request)), expected, "{recipient}, host {host:?}");
+            }
+        }
     }
 }
