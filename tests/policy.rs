@@ -122,6 +122,17 @@ fn whatever_comes_is_answered_with_dunno() {
 }
 
 #[test]
+fn who_does_not_read_the_answers_is_cut_off() {
+    let served = serve();
+    let mut stream = served.connect();
+    stream.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
+    let many = asked("anna@example.org").repeat(1_000);
+    let cut = (0..1_000).find_map(|_| stream.write_all(many.as_bytes()).err()).expect("answers without end");
+    assert!(matches!(cut.kind(), std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset), "{cut}");
+    assert_eq!(ask(&mut served.connect(), asked("anna").as_bytes()), "action=DUNNO\n\n");
+}
+
+#[test]
 fn others_get_no_answer_and_the_socket_goes_with_the_server() {
     const ASK: &str = "
 import socket, sys

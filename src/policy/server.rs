@@ -19,6 +19,8 @@ use crate::limits::POLICY_CONNECTIONS_MAX;
 
 /// Postfix closes a connection after 300 s without a request (`max_idle`); a peer that keeps one for longer is not Postfix.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3_600);
+/// An answer fits into the socket's buffer; a peer that does not read it keeps its connection from others for no longer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 const PIECE_BYTES: usize = 8 * 1024;
 
 /// The running server; ends when dropped, and takes its socket along: Postfix then goes on at once.
@@ -155,6 +157,9 @@ async fn converse(mut stream: UnixStream, board: &Board, text: &str) -> io::Resu
         while let Some(taken) = requests.take() {
             board.answer(&taken).write(text, &mut out);
         }
-        stream.write_all(&out).await?;
+        match tokio::time::timeout(ANSWER_TIMEOUT, stream.write_all(&out)).await {
+            Ok(written) => written?,
+            Err(_) => return Ok(()),
+        }
     }
 }
