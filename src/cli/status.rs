@@ -31,6 +31,14 @@ fn print(status: &Value) -> io::Result<()> {
         "lines     {} read, {} recognised, {} of mail programs but unknown, {} vouched for by nobody",
         lines["lines"], lines["recognised"], lines["unmatched"], lines["unvouched"]
     )?;
+    let followed = &status["followed"];
+    if followed["messages_evicted"].as_u64().is_some_and(|evicted| evicted > 0) {
+        writeln!(
+            out,
+            "messages  {} followed; {} TOO MANY, the oldest were dropped: whose they are is not known any more",
+            followed["messages"], followed["messages_evicted"]
+        )?;
+    }
     for source in status["sources"].as_array().into_iter().flatten() {
         writeln!(out, "source    {}", source_line(source))?;
     }

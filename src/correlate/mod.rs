@@ -49,7 +49,7 @@ pub struct Correlator {
 }
 
 /// How full the tables are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Stats {
     pub messages: usize,
     pub messages_evicted: u64,

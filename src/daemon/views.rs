@@ -62,6 +62,7 @@ pub(super) fn status(core: &mut Core, jail: Option<&str>, now: Timestamp) -> Res
             "pending": health.state.pending + health.windows.pending, "lost": health.state.lost,
         },
         "lines": core.counts,
+        "followed": core.correlator.stats(),
         "sources": core.sources.iter().enumerate().map(|(index, source)| source_view(core, index, source)).collect::<Vec<_>>(),
         "messages": core.correlator.stats().messages,
         "worst_turn_micros": u64::try_from(core.worst_turn.as_micros()).unwrap_or(u64::MAX),
