@@ -18,7 +18,7 @@ fn answers(pieces: &[&[u8]]) -> Vec<u8> {
         while let Some(taken) = requests.take() {
             if let Taken::Request(request) = taken {
                 let begin = out.len();
-                request.answer(Some(Standing::Locked), [&b"example.org"[..]].into_iter()).write("no", &mut out);
+                request.answer(Some(Standing::Locked), &["example.org".to_owned()]).write("no", &mut out);
                 assert_eq!(out[begin..].iter().filter(|byte| **byte == b'\n').count(), 2);
             }
         }
