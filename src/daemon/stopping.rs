@@ -249,9 +249,8 @@ impl Stopping {
             return Vec::new();
         };
         let verbs = helper.view().verbs;
-        errands.retain(|errand| {
-            !errand.mail.is_empty() || verbs.as_ref().is_none_or(|verbs| verbs.iter().any(|verb| verb == errand.verb.as_str()))
-        });
+        errands
+            .retain(|errand| !errand.is_hook() || verbs.as_ref().is_none_or(|verbs| verbs.iter().any(|verb| verb == errand.verb.as_str())));
         errands
     }
 

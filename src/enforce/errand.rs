@@ -71,7 +71,11 @@ impl Errand {
 
     /// What the helper is to do: see to the queue, or run a hook.
     pub fn helper_verb(&self) -> String {
-        if self.mail.is_empty() { self.verb.to_string() } else { format!("queue-{}", self.verb) }
+        if self.is_hook() { self.verb.to_string() } else { format!("queue-{}", self.verb) }
+    }
+
+    pub fn is_hook(&self) -> bool {
+        self.mail.is_empty()
     }
 
     fn plain(decision: &Decision, verb: Verb, account: &str) -> Errand {

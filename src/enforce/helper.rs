@@ -1,4 +1,5 @@
-//! The daemon's end of the root helper: errands are delivered in order, again and again until one is done, on a thread of its own.
+//! The daemon's end of the root helper: errands are delivered again and again until they are done, on a thread of its own; an account's
+//! hooks in order, and its queue work in order.
 //!
 //! Each errand carries an id that the helper remembers, so that one which is delivered twice (after a kill, say) is done once.
 
@@ -129,7 +130,8 @@ impl Courier {
         }
     }
 
-    /// Those of one account in order; a later account does not wait for an earlier one that fails.
+    /// The hooks of one account in order, and its queue work in order: a hook that fails must not let mail out of the queue. Nor does
+    /// a later account wait for an earlier one that fails.
     fn deliver_due(&mut self, done: &dyn Fn(String, Outcome)) {
         let mut index = 0;
         while let Some(waiting) = self.waiting.get(index) {
@@ -137,7 +139,10 @@ impl Courier {
                 self.end(index, Outcome::Superseded, done);
                 continue;
             }
-            let is_first = self.waiting.range(..index).all(|earlier| earlier.errand.account != waiting.errand.account);
+            let queues_with = |earlier: &Waiting| {
+                earlier.errand.account == waiting.errand.account && earlier.errand.is_hook() == waiting.errand.is_hook()
+            };
+            let is_first = !self.waiting.range(..index).any(queues_with);
             if !is_first || waiting.due > Instant::now() {
                 index += 1;
                 continue;
@@ -179,7 +184,8 @@ impl Courier {
             Outcome::Refused(why) => log::error!("helper: {} of {} was refused: {}", errand.verb, errand.account, why.escape_debug()),
             Outcome::Superseded => log::info!("helper: {} of {} had failed and is no longer wanted", errand.verb, errand.account),
         }
-        if matches!(outcome, Outcome::Done(_)) {
+        // What another errand still waits for goes on being told.
+        if matches!(outcome, Outcome::Done(_)) && self.waiting.iter().all(|waiting| waiting.attempts == 0) {
             self.view.lock().unwrap_or_else(PoisonError::into_inner).problem = None;
         }
         done(errand.id, outcome);
@@ -264,5 +270,59 @@ fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             result => return result,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::enforce::errand::QueuedMail;
+    use crate::time::Timestamp;
+
+    fn errand(id: &str, verb: Verb, mail: &[QueuedMail]) -> Errand {
+        let (time, account) = (Timestamp::from_seconds(1), "anna".to_owned());
+        Errand { id: id.to_owned(), time, verb, account, data: "{}".to_owned(), mail: mail.to_vec() }
+    }
+
+    /// What came of the errands when each was tried once by a helper whose hooks all fail, in the order in which they ended, and how
+    /// many wait.
+    fn tried_while_hooks_fail(rounds: &[&[Errand]]) -> (Vec<(String, Outcome)>, View) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None).unwrap();
+        socket.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        socket.listen(8).unwrap();
+        std::thread::spawn(move || {
+            while let Ok((mut peer, _)) = socket.accept() {
+                let mut packet = vec![0; HELPER_REQUEST_BYTES_MAX];
+                let count = io::Read::read(&mut peer, &mut packet).unwrap();
+                let request: Request = serde_json::from_slice(&packet[..count]).unwrap();
+                let status = if request.verb.starts_with("queue-") { Status::Done } else { Status::Failed };
+                peer.send(&serde_json::to_vec(&Answer::new(status, "told")).unwrap()).unwrap();
+            }
+        });
+        let view = Arc::new(Mutex::new(View::default()));
+        let mut courier = Courier { path, waiting: VecDeque::new(), view: view.clone(), next_question: None };
+        let (sender, ended) = channel();
+        for round in rounds {
+            courier.take(round.to_vec());
+            courier.deliver_due(&|id, outcome| sender.send((id, outcome)).unwrap());
+        }
+        let view = View { waiting: courier.waiting.len(), ..view.lock().unwrap().clone() };
+        (ended.try_iter().collect(), view)
+    }
+
+    #[test]
+    fn mail_is_parked_although_a_hook_fails() {
+        let mail = [QueuedMail { queue_id: "4XYZ".into(), arrival: 1 }];
+        let errands = [
+            errand("lock", Verb::Lock, &[]),
+            errand("park", Verb::Hold, &mail),
+            errand("unlock", Verb::Unlock, &[]),
+            errand("let-go", Verb::Release, &mail),
+        ];
+        let (ended, view) = tried_while_hooks_fail(&[&errands]);
+        assert_eq!(ended, ["park", "let-go"].map(|id| (id.to_owned(), Outcome::Done("told".into()))));
+        assert_eq!((view.waiting, view.problem.as_deref()), (2, Some("told")), "the hooks, and why they wait");
     }
 }
