@@ -157,7 +157,8 @@ impl Courier {
         }
     }
 
-    /// An errand that has failed, and whose opposite has been decided since.
+    /// A hook that has failed, and whose opposite is to run since: what it did in part the opposite one undoes. Queue work is not:
+    /// a release of some messages undoes nothing else.
     fn is_superseded(&self, index: usize) -> bool {
         let Some(Waiting { errand, attempts, .. }) = self.waiting.get(index) else { return false };
         let opposite = match errand.verb {
@@ -168,10 +169,8 @@ impl Courier {
             _ => return false,
         };
         let mut later = self.waiting.range(index + 1..);
-        // A hook that ran in part is undone by the opposite one; a release of some messages undoes nothing else.
-        *attempts > 0
-            && errand.mail.is_empty()
-            && later.any(|later| later.errand.account == errand.account && later.errand.verb == opposite)
+        let is_opposite = |later: &Errand| later.is_hook() && later.account == errand.account && later.verb == opposite;
+        *attempts > 0 && errand.is_hook() && later.any(|later| is_opposite(&later.errand))
     }
 
     fn end(&mut self, index: usize, outcome: Outcome, done: &dyn Fn(String, Outcome)) {
@@ -324,5 +323,18 @@ mod tests {
         let (ended, view) = tried_while_hooks_fail(&[&errands]);
         assert_eq!(ended, ["park", "let-go"].map(|id| (id.to_owned(), Outcome::Done("told".into()))));
         assert_eq!((view.waiting, view.problem.as_deref()), (2, Some("told")), "the hooks, and why they wait");
+    }
+
+    #[test]
+    fn a_failed_hook_is_superseded_by_its_opposite_and_not_by_mail_let_go() {
+        let mail = [QueuedMail { queue_id: "4XYZ".into(), arrival: 1 }];
+        let hold = errand("hold", Verb::Hold, &[]);
+        let some = errand("some", Verb::Release, &mail);
+        let (ended, view) = tried_while_hooks_fail(&[&[hold], &[some]]);
+        assert_eq!((ended, view.waiting), (vec![("some".to_owned(), Outcome::Done("told".into()))], 1));
+
+        let [hold, release] = [("hold", Verb::Hold), ("release", Verb::Release)].map(|(id, verb)| errand(id, verb, &[]));
+        let (ended, view) = tried_while_hooks_fail(&[&[hold], &[release]]);
+        assert_eq!((ended, view.waiting), (vec![("hold".to_owned(), Outcome::Superseded)], 1));
     }
 }
