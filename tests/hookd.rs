@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use mailwarden::enforce::helper::exchange;
@@ -246,6 +247,50 @@ fn what_was_taken_back_while_the_helper_was_away_is_not_done() {
     support::wait_for("all errands to be over", || host.status()["stopping"]["errands_waiting"] == 0);
     let _ = (helper.kill(), helper.wait());
     assert_eq!(fs::read_to_string(told).unwrap_or_default(), "unlock\n");
+}
+
+/// A helper that does everything at once, and the queue work that it was asked for.
+fn willing_helper(path: &Path) -> Arc<Mutex<Vec<Request>>> {
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::SEQPACKET, None).unwrap();
+    socket.bind(&socket2::SockAddr::unix(path).unwrap()).unwrap();
+    socket.listen(8).unwrap();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let list = asked.clone();
+    std::thread::spawn(move || {
+        while let Ok((mut peer, _)) = socket.accept() {
+            let mut packet = vec![0; 64 * 1024];
+            let count = std::io::Read::read(&mut peer, &mut packet).unwrap();
+            let request: Request = serde_json::from_slice(&packet[..count]).unwrap();
+            if request.verb.starts_with("queue-") {
+                list.lock().unwrap().push(request);
+            }
+            peer.send(&serde_json::to_vec(&Answer::new(Status::Done, "")).unwrap()).unwrap();
+        }
+    });
+    asked
+}
+
+#[test]
+fn mail_that_was_let_go_is_parked_by_the_next_lock_and_let_go_again() {
+    needs_root!();
+    let mut host = support::Host::new("").under(&["unshare", "-n"]);
+    let asked = willing_helper(&host.path("hookd.sock"));
+    host.start();
+    host.send("<20>Nov 24 02:31:15 postfix/submission/smtpd[8]: 4F1C1B9A3: client=x[192.0.2.7], sasl_method=PLAIN, sasl_username=anna");
+    host.send("<20>Nov 24 02:31:15 postfix/qmgr[3]: 4F1C1B9A3: from=<anna>, size=400, nrcpt=1 (queue active)");
+    support::wait_for("anna is known", || host.tool(["why", "anna"]).status.success());
+    for round in 1..=2 {
+        for (command, count) in [("lock", 2 * round - 1), ("unlock", 2 * round - 1), ("release", 2 * round)] {
+            host.ok([command, "anna"]);
+            support::wait_for(&format!("{command} number {round} is done"), || asked.lock().unwrap().len() == count);
+        }
+    }
+    let asked = asked.lock().unwrap();
+    let verbs: Vec<&str> = asked.iter().map(|request| request.verb.as_str()).collect();
+    assert_eq!(verbs, ["queue-hold", "queue-release", "queue-hold", "queue-release"]);
+    // An id that was there before is taken for done.
+    let ids: std::collections::HashSet<&str> = asked.iter().map(|request| request.id.as_str()).collect();
+    assert_eq!(ids.len(), 4, "{asked:?}");
 }
 
 #[test]

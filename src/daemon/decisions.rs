@@ -149,8 +149,8 @@ impl Effects {
     }
 
     /// Lets some messages of an account go; how many.
-    pub(super) fn let_go(&mut self, account: &str, count: usize, stop: u64, now: Timestamp) -> usize {
-        let errands = self.stopping.let_go(account, count, stop, now);
+    pub(super) fn let_go(&mut self, account: &str, count: usize, is_stopped: bool, now: Timestamp) -> usize {
+        let errands = self.stopping.let_go(account, count, is_stopped, now);
         let messages = errands.iter().map(|errand| errand.mail.len()).sum();
         self.send(errands);
         messages

@@ -156,8 +156,9 @@ impl Stopping {
         errands
     }
 
-    /// Lets the `count` oldest parked messages of an account go.
-    pub fn let_go(&mut self, account: &str, count: usize, stop: u64, now: Timestamp) -> Vec<Errand> {
+    /// Lets the `count` oldest parked messages of an account go. While it is stopped they are not parked again; a later stop parks what
+    /// of them is still in the queue.
+    pub fn let_go(&mut self, account: &str, count: usize, is_stopped: bool, now: Timestamp) -> Vec<Errand> {
         let Some(parked) = self.parked.get_mut(account).filter(|_| self.helper.is_some()) else { return Vec::new() };
         let mut mail: Vec<QueuedMail> =
             parked.iter().map(|(queue_id, arrival)| QueuedMail { queue_id: queue_id.clone(), arrival: *arrival }).collect();
@@ -167,8 +168,11 @@ impl Stopping {
         if parked.is_empty() {
             self.parked.remove(account);
         }
-        self.let_go.entry(account.to_owned()).or_default().extend(mail.iter().map(|mail| mail.queue_id.clone()));
-        Errand::more_mail(Verb::Release, account, stop, now, &mail)
+        if is_stopped {
+            self.let_go.entry(account.to_owned()).or_default().extend(mail.iter().map(|mail| mail.queue_id.clone()));
+        }
+        // Its time tells this release from an earlier one of the same message.
+        Errand::more_mail(Verb::Release, account, now.micros().cast_unsigned(), now, &mail)
     }
 
     /// Hands errands over when they are on disk, or at once where that fails: nobody waits for it here.

@@ -193,8 +193,8 @@ fn freed(reply: Reply, done: String, not_found: String) -> Response {
 
 /// Lets messages go before anything is decided: the answers to them tell whether the rest is spam.
 fn release_some(core: &mut Core, account: &str, count: u32, now: Timestamp) -> Response {
-    let stop = core.engine.stopped().find(|stopped| stopped.name == account && stopped.hindrance == Hindrance::Held);
-    let gone = core.effects.let_go(account, count as usize, stop.map_or(0, |stopped| stopped.stop.id), now);
+    let is_stopped = core.engine.stopped().any(|stopped| stopped.name == account);
+    let gone = core.effects.let_go(account, count as usize, is_stopped, now);
     let shown = shell::shown(account);
     match gone {
         0 => Response::error(Code::NotFound, format!("no message of {shown} is on hold that mailwarden knows of")),

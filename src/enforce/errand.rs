@@ -58,11 +58,12 @@ impl Errand {
         }
     }
 
-    /// Further messages of an account that is held already, or some that are let go before the others.
-    pub fn more_mail(verb: Verb, account: &str, stop: u64, time: Timestamp, mail: &[QueuedMail]) -> Vec<Errand> {
+    /// Further messages of an account that is held already, or some that are let go before the others. `cause` tells apart what may
+    /// happen to a message more than once: for a hold it is the stop.
+    pub fn more_mail(verb: Verb, account: &str, cause: u64, time: Timestamp, mail: &[QueuedMail]) -> Vec<Errand> {
         let each = mail.chunks(ERRAND_MESSAGES_MAX).filter_map(|chunk| {
             let first = chunk.first()?;
-            let id = format!("{stop:016x}-{verb}-{}-{}", first.queue_id, first.arrival);
+            let id = format!("{cause:016x}-{verb}-{}-{}", first.queue_id, first.arrival);
             let data = json!({ "account": account, "verb": verb, "mail": rows(chunk) }).to_string();
             Some(Errand { id, time, verb, account: account.to_owned(), data, mail: chunk.to_vec() })
         });
