@@ -70,6 +70,11 @@ recipe=$2
 anna=$(hash mwanna) bob=$(hash mwbob) system=$(hash mwsystem)
 run lock submission mwanna
 [ "$(hash mwanna)" = "$anna" ]
+# The first try fails.
+mkdir "$1/bin"
+ln -s /bin/false "$1/bin/usermod"
+! (PATH="$1/bin:$PATH" run lock auth mwanna)
+[ "$(hash mwanna)" = "$anna" ]
 for user in mwanna mwbob mwsystem root; do run lock auth $user; run lock auth $user; done
 [ "$(hash mwanna)" = "!$anna" ]
 [ "$(hash mwbob)" = "$bob" ] && [ "$(hash mwsystem)" = "$system" ]
