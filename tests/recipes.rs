@@ -1,7 +1,9 @@
 //! The recipes of contrib/hooks against the real thing: what a lock changes, an unlock brings back exactly.
 //! The ones for Postfix and Dovecot are tried in `real_host`.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -93,6 +95,26 @@ echo all as it was
         .output()
         .unwrap();
     assert!(good(output).contains("all as it was"));
+}
+
+/// Dovecot itself is in `real_host`; this is about what never reaches it.
+#[test]
+fn what_doveadm_takes_for_many_users_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let [deny, asked, doveadm] = ["deny", "asked", "doveadm"].map(|name| dir.path().join(name));
+    fs::write(&doveadm, "#!/bin/sh\necho \"$@\" >>${0%/*}/asked\n").unwrap();
+    fs::set_permissions(&doveadm, fs::Permissions::from_mode(0o755)).unwrap();
+    let run = |account: &str| {
+        let mut command = hook("dovecot-deny", &[deny.to_str().unwrap(), "dovecot.conf"], dir.path(), "lock", "auth", account);
+        command.env("PATH", format!("{}:/usr/bin:/bin", dir.path().display())).output().unwrap()
+    };
+    for account in ["*", "*@example.org", "ann?", "203.0.113.0/24"] {
+        assert!(!run(account).status.success() && !deny.exists() && !asked.exists(), "{account}");
+    }
+    good(run("o'hara@example.org"));
+    assert_eq!(fs::read_to_string(&deny).unwrap(), "o'hara@example.org:\n");
+    let expected = "-c dovecot.conf auth cache flush o'hara@example.org\n-c dovecot.conf kick o'hara@example.org\n";
+    assert_eq!(fs::read_to_string(&asked).unwrap(), expected);
 }
 
 #[test]
