@@ -83,6 +83,8 @@ fn switches_off_and_back(arguments: &[&str], [on, off]: [&str; 2], sql: &dyn Fn(
     let odd = "o'hara\"; DROP TABLE mailbox; --@example.org";
     let mut add = format!("INSERT INTO mailbox VALUES ('anna@example.org', {on}), ('bob@example.org', {off}), ('carl@example.org', {on})");
     add.push_str(&format!(", ('{}', {on})", odd.replace('\'', "''")));
+    let long = &format!("{}@example.org", "x".repeat(240));
+    add.push_str(&format!(", ('{long}', {on})"));
     sql(&add);
     let all = || sql("SELECT * FROM mailbox ORDER BY username");
     let before = all();
@@ -92,13 +94,13 @@ fn switches_off_and_back(arguments: &[&str], [on, off]: [&str; 2], sql: &dyn Fn(
     // A lock of sending leaves the mailbox alone.
     run("lock", "submission", "anna@example.org");
     assert_eq!(all(), before);
-    for account in ["anna@example.org", "bob@example.org", odd, "nobody@example.org"] {
+    for account in ["anna@example.org", "bob@example.org", odd, long, "nobody@example.org"] {
         // Twice, as after a kill.
         run("lock", "auth", account);
         run("lock", "auth", account);
     }
     assert_eq!(sql(&format!("SELECT username FROM mailbox WHERE active = {on}")).trim(), "carl@example.org");
-    for account in ["anna@example.org", "bob@example.org", odd, "nobody@example.org"] {
+    for account in ["anna@example.org", "bob@example.org", odd, long, "nobody@example.org"] {
         run("unlock", "auth", account);
         run("unlock", "auth", account);
     }
