@@ -27,6 +27,7 @@ pub use files::Paths;
 pub use filters::Filters;
 pub use glance::{Glance, glance};
 pub use notify::{Notify, Server};
+pub(crate) use read::Wrong;
 pub use report::Report;
 pub use settings::{BanRules, Control, Enforcement, Log, State};
 pub use sources::{Sources, TrustRule};

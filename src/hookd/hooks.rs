@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::config::duration;
+use crate::config::{Wrong, duration};
 use crate::limits::CONFIG_FILE_BYTES_MAX;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -17,6 +17,7 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(300);
 /// Of all commands of a hook: the daemon waits somewhat longer for the answer.
 pub const TOTAL_MAX: Duration = Duration::from_secs(600);
 const COMMANDS_MAX: usize = 16;
+const VERBS: [&str; 4] = ["lock", "unlock", "hold", "release"];
 
 /// `hooks.toml`, checked.
 #[derive(Debug, Default)]
@@ -40,14 +41,31 @@ struct RawHooks {
     #[serde(default)]
     postfix_instances: Vec<PathBuf>,
     #[serde(default)]
-    hook: BTreeMap<String, RawHook>,
+    hook: BTreeMap<HookVerb, RawHook>,
 }
+
+/// One of [`VERBS`].
+#[derive(Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(try_from = "String")]
+struct HookVerb(String);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawHook {
     run: Vec<Vec<String>>,
     timeout: Option<String>,
+}
+
+impl TryFrom<String> for HookVerb {
+    type Error = String;
+
+    fn try_from(verb: String) -> Result<HookVerb, String> {
+        if VERBS.contains(&verb.as_str()) {
+            return Ok(HookVerb(verb));
+        }
+        let Wrong { message, label, help } = Wrong::unknown("hook", &verb, &VERBS);
+        Err(format!("{message}; {}", help.unwrap_or(label)))
+    }
 }
 
 impl Hooks {
@@ -70,7 +88,7 @@ impl Hooks {
     fn parse(text: &str) -> Result<Hooks, String> {
         let raw: RawHooks = toml::from_str(text).map_err(|error| error.to_string())?;
         let mut verbs = BTreeMap::new();
-        for (verb, hook) in raw.hook {
+        for (HookVerb(verb), hook) in raw.hook {
             let hook = Hook::resolve(hook).map_err(|problem| format!("[hook.{verb}]: {problem}"))?;
             verbs.insert(verb, hook);
         }
@@ -174,6 +192,9 @@ mod tests {
             ("[hook.lock]\nrun = [[\"/nowhere/true\"]]", "/nowhere/true"),
             ("postfix_instances = [\"etc\"]", "not an absolute path"),
             ("[hooks.lock]\nrun = []", "unknown field"),
+            ("[hook.lock]\nrun = [[\"/bin/true\"]]\n[hook.unlokc]\nrun = []", "unknown hook \"unlokc\"; did you mean \"unlock\"?"),
+            ("[hook.unlokc]", "line 1, column 7"),
+            ("[hook.queue-hold]\nrun = [[\"/bin/true\"]]", "there are: lock, unlock, hold, release"),
         ] {
             let problem = Hooks::parse(text).unwrap_err();
             assert!(problem.contains(expected), "{text}: {problem}");
