@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::queue;
 use crate::limits::ACCOUNT_BYTES_MAX;
 
 /// The question which hooks there are.
@@ -48,7 +49,12 @@ impl Request {
         if self.id.is_empty() || self.id.len() > ID_BYTES_MAX || !self.id.chars().all(is_id) {
             return Some(format!("{:?} is no id", self.id));
         }
-        account_mistake(&self.account)
+        // Only a hook gets the name: mail is parked and let go whatever the log has put there.
+        if self.is_queue_work() { None } else { account_mistake(&self.account) }
+    }
+
+    pub fn is_queue_work(&self) -> bool {
+        matches!(self.verb.as_str(), queue::HOLD | queue::RELEASE)
     }
 }
 
@@ -73,17 +79,21 @@ mod tests {
 
     #[test]
     fn odd_names_and_ids_are_refused() {
-        let request = |id: &str, account: &str| Request {
+        let verb_of = |verb: &str, id: &str, account: &str| Request {
             id: id.into(),
-            verb: "lock".into(),
+            verb: verb.into(),
             account: account.into(),
             data: serde_json::Value::Null,
         };
+        let request = |id: &str, account: &str| verb_of("lock", id, account);
         for account in ["anna", "anna@example.org", "local:33", "o'hara@example.org", "müller@example.org", "a$(id)@x"] {
             assert_eq!(request("a-1", account).mistake(), None, "{account}");
         }
         for account in ["", "-rf", "a\nb", "a\0b", "a b", "a\u{7f}", "a\u{85}b", "a\u{2028}b", &"x".repeat(256)] {
             assert!(request("a-1", account).mistake().is_some(), "{account:?}");
+            for verb in ["queue-hold", "queue-release"] {
+                assert_eq!(verb_of(verb, "a-1", account).mistake(), None, "{account:?}");
+            }
         }
         for id in ["", "a b", "a\n", "../a", "a/b", &"x".repeat(129)] {
             assert!(request(id, "anna").mistake().is_some(), "{id:?}");

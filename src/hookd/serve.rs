@@ -132,7 +132,7 @@ fn perform_once(options: &Options, hooks: &Hooks, request: &Request) -> Answer {
 }
 
 fn perform(options: &Options, hooks: &Hooks, request: &Request) -> Answer {
-    if matches!(request.verb.as_str(), queue::HOLD | queue::RELEASE) {
+    if request.is_queue_work() {
         return match queue::mail_of(&request.data) {
             Ok(mail) => {
                 let ran = queue::change(&request.verb, &mail, &hooks.instances);
