@@ -67,7 +67,7 @@ fn unquote(text: &str) -> String {
 struct Sink {
     address: SocketAddr,
     mails: Arc<Mutex<Vec<Mail>>>,
-    /// Refuses every recipient while that is so.
+    /// Refuses every recipient while that is so. Never takes `gone@`, for good, and `full@`, for now.
     is_full: Arc<AtomicBool>,
 }
 
@@ -129,7 +129,12 @@ fn dialog(stream: TcpStream, mails: &Mutex<Vec<Mail>>, is_full: &AtomicBool) -> 
             }
             command if command.starts_with("RCPT TO:") => {
                 mail.to.push(command["RCPT TO:".len()..].to_owned());
-                if is_full.load(Ordering::Relaxed) { "452 no room" } else { "250 ok" }
+                match command {
+                    _ if is_full.load(Ordering::Relaxed) => "452 no room",
+                    _ if command.contains("gone@") => "550 no such user",
+                    _ if command.contains("full@") => "452 no room",
+                    _ => "250 ok",
+                }
             }
             _ => "250 sink",
         };
@@ -299,6 +304,47 @@ fn a_dead_server_is_tried_again_and_told_of_once() {
     wait_for("the log says that it works again", || host.log().contains("messages go out again"));
 }
 
+#[test]
+fn a_refused_recipient_does_not_keep_the_others_from_being_told() {
+    let sink = Sink::start();
+    let smtp = sink.address;
+    let host = &mut host(&format!(
+        "mail_to = [\"gone@example.org\", \"full@example.org\", \"root@example.org\"]\nsmtp = \"{smtp}\"\ndigest = \"1s\"\n"
+    ));
+    host.start();
+    host.ok(["lock", "anna@example.org"]);
+    host.ok(["lock", "bob@example.org"]);
+    let mails = sink.wait(2);
+    assert!(mails.iter().all(|mail| mail.to == ["<root@example.org>"]), "{mails:?}");
+    wait_for("only the one that may still be taken waits", || host.status()["notify"]["mail"]["waiting"] == 2);
+    let log = host.log();
+    assert_eq!(log.matches("gone@example.org: permanent error (550)").count(), 1, "{log}");
+    assert_eq!(log.matches("full@example.org: transient error (452)").count(), 1, "{log}");
+    let status = host.ok(["status"]);
+    assert!(status.contains("PROBLEM: ") && status.contains("and 1 more"), "{status}");
+    // Neither is told again after a restart to those who had it.
+    host.stop();
+    host.start();
+    host.ok(["unlock", "bob@example.org"]);
+    sink.wait(3);
+    assert_eq!(sink.mails().len(), 3);
+}
+
+#[test]
+fn the_owner_who_is_not_taken_does_not_hold_up_the_others() {
+    let sink = Sink::start();
+    let owners = [("anna", "full"), ("bob", "gone"), ("carl", "carl")]
+        .map(|(account, contact)| (format!("{account}@example.org"), format!("{contact}@example.net")));
+    let smtp = config::Server { host: "127.0.0.1".to_owned(), port: sink.address.port() };
+    let config = Notify { owners: owners.clone().into(), smtp, ..Notify::default() };
+    let tell = |(account, _): &(String, String)| Telling { id: account.clone(), way: Way::Owner, to: None, notice: locked(account) };
+    let outbox = Outbox { waiting: owners.iter().map(tell).collect(), ..Outbox::default() };
+    let courier = Courier::start(Way::Owner, Settings::new(&config), outbox, Box::new(|_, _| {}), None).unwrap();
+    let mails = sink.wait(1);
+    assert_eq!(mails[0].to, ["<carl@example.net>"]);
+    wait_for("the refused one is over", || courier.view().waiting == 1);
+}
+
 fn locked(account: &str) -> Notice {
     Notice {
         id: 7,
@@ -324,7 +370,7 @@ fn the_owner_is_told_at_the_other_address() {
     let owners = [("anna@example.org".to_owned(), "anna.private@example.net".to_owned())].into();
     let smtp = config::Server { host: "127.0.0.1".to_owned(), port: sink.address.port() };
     let config = Notify { owners, smtp, ..Notify::default() };
-    let tell = |account: &str| Telling { id: format!("7-lock-owner-{account}"), way: Way::Owner, notice: locked(account) };
+    let tell = |account: &str| Telling { id: format!("7-lock-owner-{account}"), way: Way::Owner, to: None, notice: locked(account) };
     // Bob is not on the list: perhaps he was when that was decided.
     let outbox = Outbox { waiting: vec![tell("bob@example.org"), tell("anna@example.org")], ..Outbox::default() };
     let (done, over) = channel();

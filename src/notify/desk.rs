@@ -1,5 +1,6 @@
 //! When which messages go: the first of a kind at once, what follows within the span together in one; tried again, ever more
-//! rarely, while nobody takes them. Pure; time is an argument.
+//! rarely, while nobody takes them. A server that is down holds up everything, a recipient that is not taken only itself. Pure;
+//! time is an argument.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -17,8 +18,21 @@ pub(super) struct Desk {
     /// When something of a kind was last told.
     last: HashMap<Kind, Timestamp>,
     known: Known,
-    failures: u32,
-    retry: Option<Timestamp>,
+    /// Since the server failed.
+    retry: Option<Retry>,
+    /// Since a recipient was not taken.
+    deferred: HashMap<Recipient, Retry>,
+}
+
+/// Who is told; `None`: there is but one.
+pub(super) type Recipient = Option<String>;
+
+/// The administrator, or the account whose owner it is.
+pub(super) fn recipient(telling: &Telling) -> Recipient {
+    match telling.way {
+        Way::Owner => telling.notice.account().map(str::to_owned),
+        Way::Mail | Way::Webhook => telling.to.clone(),
+    }
 }
 
 /// What is gathered in one message.
@@ -26,14 +40,27 @@ pub(super) struct Desk {
 struct Kind {
     way: Way,
     verb: Verb,
-    /// An owner reads of his own account alone.
-    account: Option<String>,
+    recipient: Recipient,
 }
 
 impl Kind {
     fn of(telling: &Telling) -> Kind {
-        let account = telling.notice.account().filter(|_| telling.way == Way::Owner);
-        Kind { way: telling.way, verb: telling.notice.verb, account: account.map(str::to_owned) }
+        Kind { way: telling.way, verb: telling.notice.verb, recipient: recipient(telling) }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Retry {
+    /// In a row.
+    failures: u32,
+    at: Timestamp,
+}
+
+impl Retry {
+    fn after(before: Option<Retry>, now: Timestamp) -> Retry {
+        let failures = before.map_or(0, |before| before.failures);
+        let wait = FIRST_RETRY.saturating_mul(1 << failures.min(16)).min(RETRY_MAX);
+        Retry { failures: failures.saturating_add(1), at: now + wait }
     }
 }
 
@@ -66,8 +93,9 @@ impl Desk {
         for id in &outbox.told {
             known.add(id);
         }
-        let last = outbox.last.iter().map(|(way, verb, at)| (Kind { way: *way, verb: *verb, account: None }, *at)).collect();
-        Desk { waiting: VecDeque::new(), last, known, failures: 0, retry: None }
+        let kind = |way: &Way, verb: &Verb, to: &Recipient| Kind { way: *way, verb: *verb, recipient: to.clone() };
+        let last = outbox.last.iter().map(|(way, verb, to, at)| (kind(way, verb, to), *at)).collect();
+        Desk { waiting: VecDeque::new(), last, known, retry: None, deferred: HashMap::new() }
     }
 
     /// Takes messages in; gives those back for which there is no room: the oldest.
@@ -83,7 +111,7 @@ impl Desk {
 
     /// What goes now, all of one kind.
     pub fn next(&self, now: Timestamp, span: impl Fn(Way) -> Duration) -> Vec<Telling> {
-        if self.retry.is_some_and(|retry| retry > now) {
+        if self.retry.is_some_and(|retry| retry.at > now) {
             return Vec::new();
         }
         let due = self.waiting.iter().find(|telling| self.due(telling, now, &span) <= now);
@@ -98,34 +126,47 @@ impl Desk {
     /// When to ask [`Desk::next`] again; `None`: nothing waits.
     pub fn wake(&self, now: Timestamp, span: impl Fn(Way) -> Duration) -> Option<Timestamp> {
         let due = self.waiting.iter().map(|telling| self.due(telling, now, &span)).min()?;
-        Some(self.retry.map_or(due, |retry| retry.max(due)))
+        Some(self.retry.map_or(due, |retry| retry.at.max(due)))
     }
 
     fn due(&self, telling: &Telling, now: Timestamp, span: &impl Fn(Way) -> Duration) -> Timestamp {
         // A clock that was set back must not keep a message for long.
-        self.last.get(&Kind::of(telling)).map_or(now, |last| (*last).min(now) + span(telling.way))
+        let kind = Kind::of(telling);
+        let due = self.last.get(&kind).map_or(now, |last| (*last).min(now) + span(telling.way));
+        self.deferred.get(&kind.recipient).map_or(due, |retry| retry.at.max(due))
     }
 
     /// These are over.
     pub fn done(&mut self, told: &[Telling], now: Timestamp) {
-        self.forget(told);
+        self.give_up(told);
         self.last.extend(told.iter().map(|telling| (Kind::of(telling), now)));
-        // Kinds of owners are many.
-        self.last.retain(|kind, last| kind.account.is_none() || now.since(*last) < Duration::from_secs(86_400));
-        (self.failures, self.retry) = (0, None);
+        // Owners are many.
+        self.last.retain(|kind, last| kind.way != Way::Owner || now.since(*last) < Duration::from_secs(86_400));
     }
 
-    /// Nobody took what [`Desk::next`] gave; how often in a row.
+    /// The server failed; how often in a row.
     pub fn failed(&mut self, now: Timestamp) -> u32 {
-        self.retry = Some(now + FIRST_RETRY.saturating_mul(1 << self.failures.min(16)).min(RETRY_MAX));
-        self.failures = self.failures.saturating_add(1);
-        self.failures
+        let retry = Retry::after(self.retry, now);
+        self.retry = Some(retry);
+        retry.failures
+    }
+
+    /// The server works, but does not take these now; how often in a row.
+    pub fn defer(&mut self, batch: &[Telling], now: Timestamp) -> u32 {
+        self.retry = None;
+        let Some(recipient) = batch.first().map(recipient) else { return 0 };
+        let retry = Retry::after(self.deferred.get(&recipient).copied(), now);
+        self.deferred.insert(recipient, retry);
+        retry.failures
     }
 
     /// These will not be tried again; the next ones are not held up by them.
     pub fn give_up(&mut self, over: &[Telling]) {
         self.forget(over);
-        self.failures = 0;
+        self.retry = None;
+        for telling in over {
+            self.deferred.remove(&recipient(telling));
+        }
     }
 
     fn forget(&mut self, over: &[Telling]) {
@@ -151,7 +192,11 @@ mod tests {
     const SPAN: Duration = Duration::from_secs(900);
 
     fn telling(id: u64, verb: Verb) -> Telling {
-        Telling { id: format!("{id:016x}-{verb}-mail"), way: Way::Mail, notice: notice(id, verb, "anna@example.org") }
+        to(id, verb, "root@example.org")
+    }
+
+    fn to(id: u64, verb: Verb, recipient: &str) -> Telling {
+        Telling::new(Way::Mail, Some(recipient.to_owned()), notice(id, verb, "anna@example.org"))
     }
 
     fn at(seconds: i64) -> Timestamp {
@@ -191,7 +236,8 @@ mod tests {
 
     #[test]
     fn nothing_is_taken_twice_not_even_over_a_restart() {
-        let told = Outbox { told: vec![telling(1, Verb::Lock).id], last: vec![(Way::Mail, Verb::Lock, at(0))], ..Outbox::default() };
+        let Telling { id, to, .. } = telling(1, Verb::Lock);
+        let told = Outbox { told: vec![id], last: vec![(Way::Mail, Verb::Lock, to, at(0))], ..Outbox::default() };
         let mut desk = Desk::new(&told);
         desk.add(vec![telling(1, Verb::Lock), telling(2, Verb::Lock), telling(2, Verb::Lock)]);
         assert!(desk.next(at(10), |_| SPAN).is_empty(), "within the span of the last one before the restart");
@@ -216,6 +262,29 @@ mod tests {
         assert_eq!(&waits[..9], [5, 10, 20, 40, 80, 160, 320, 640, 900]);
         desk.done(&desk.next(now, span), now);
         assert!(desk.is_empty() && desk.failed(now) == 1);
+    }
+
+    #[test]
+    fn a_recipient_who_is_not_taken_holds_up_only_himself() {
+        let mut desk = Desk::new(&Outbox::default());
+        let span = |_| SPAN;
+        desk.add(vec![
+            to(1, Verb::Lock, "full@example.org"),
+            to(1, Verb::Lock, "root@example.org"),
+            to(2, Verb::Alert, "full@example.org"),
+        ]);
+        let full = desk.next(at(0), span);
+        assert_eq!(full.len(), 1);
+        assert_eq!(desk.defer(&full, at(0)), 1);
+        let root = desk.next(at(0), span);
+        assert_eq!(root[0].to.as_deref(), Some("root@example.org"));
+        desk.done(&root, at(0));
+        assert!(desk.next(at(4), span).is_empty(), "his others wait as well");
+        assert_eq!(desk.wake(at(4), span), Some(at(5)));
+        assert_eq!(desk.defer(&desk.next(at(5), span), at(5)), 2);
+        assert_eq!(desk.wake(at(5), span), Some(at(15)));
+        desk.give_up(&desk.next(at(15), span));
+        assert_eq!(ids(&desk.next(at(15), span)), [2], "what is given up does not hold up the next one");
     }
 
     #[test]

@@ -1,18 +1,20 @@
 //! A message as mail: built by `lettre`, handed to a mail server over SMTP. (Postfix's sendmail command does not work for a
 //! service that may gain no privileges.)
 //!
-//! The envelope has no sender, so that no failure of it ever comes back as mail.
+//! The envelope has no sender, so that no failure of it ever comes back as mail, and one recipient, so that none who is refused
+//! stands in the way of the others.
 
 use std::time::Duration;
 
 use lettre::address::Envelope;
 use lettre::message::header::{ContentType, Header, HeaderName, HeaderValue};
-use lettre::message::{Mailbox, MessageBuilder, SinglePart};
+use lettre::message::{Mailbox, SinglePart};
+use lettre::transport::smtp::client::SmtpConnection;
 use lettre::transport::smtp::extension::ClientId;
-use lettre::{Address, Message, SmtpTransport, Transport};
+use lettre::{Address, Message};
 
 use super::text::{self, Text};
-use super::{Settings, Telling, Way};
+use super::{Failure, Settings, Telling, Way};
 
 /// For the connection, and for each answer.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -33,45 +35,55 @@ impl Header for AutoSubmitted {
     }
 }
 
-/// Sends what tells of all these; they are of one kind.
-pub(super) fn send(tellings: &[Telling], settings: &Settings) -> Result<(), String> {
+/// Sends what tells of all these; they are of one kind, so for one recipient.
+pub(super) fn send(tellings: &[Telling], settings: &Settings) -> Result<(), Failure> {
     let Some(first) = tellings.first() else { return Ok(()) };
     let notices: Vec<_> = tellings.iter().map(|telling| &telling.notice).collect();
+    // Whoever has gone from the list since is not told.
     let (text, to) = match first.way {
         Way::Owner => {
             let Some(last) = notices.last() else { return Ok(()) };
-            // He may have gone from the list since.
             let Some(contact) = last.account().and_then(|account| settings.config.contact(account)) else { return Ok(()) };
-            (text::to_owner(last, &settings.host), vec![contact.to_owned()])
+            (text::to_owner(last, &settings.host), contact)
         }
-        Way::Mail | Way::Webhook => (text::to_admin(&notices, &settings.host), settings.config.mail_to.clone()),
+        Way::Mail | Way::Webhook => {
+            let mut listed = settings.config.mail_to.iter();
+            // A state of before each was told by himself names nobody.
+            let Some(to) = listed.find(|listed| first.to.as_ref().is_none_or(|to| to == *listed)) else { return Ok(()) };
+            (text::to_admin(&notices, &settings.host), to.as_str())
+        }
     };
-    deliver(text, &to, &message_id(tellings, &settings.host), settings)
+    deliver(text, to, &message_id(tellings, &settings.host), settings)
 }
 
-pub(super) fn deliver(text: Text, to: &[String], id: &str, settings: &Settings) -> Result<(), String> {
-    if to.is_empty() {
-        // Nobody is to be told any more, by a new configuration.
-        return Ok(());
-    }
-    let message = build(text, to, id, settings)?;
-    let (server, port) = (settings.config.smtp.host.as_str(), settings.config.smtp.port);
+pub(super) fn deliver(text: Text, to: &str, id: &str, settings: &Settings) -> Result<(), Failure> {
+    // What cannot be written today cannot be written tomorrow.
+    let message = build(text, to, id, settings).map_err(Failure::Refused)?;
+    let smtp = &settings.config.smtp;
     let hello = if is_host_name(&settings.host) { ClientId::Domain(settings.host.clone()) } else { ClientId::default() };
-    let transport = SmtpTransport::builder_dangerous(server).port(port).hello_name(hello).timeout(Some(TIMEOUT)).build();
-    match transport.send(&message) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(format!("{}: {}", settings.config.smtp, chain(&error))),
+    let mut connection = SmtpConnection::connect((smtp.host.as_str(), smtp.port), Some(TIMEOUT), &hello, None, None)
+        .map_err(|error| Failure::Server(format!("{smtp}: {}", chain(&error))))?;
+    if let Err(error) = connection.send(message.envelope(), &message.formatted()) {
+        let problem = format!("{smtp}, {to}: {}", chain(&error));
+        return Err(match () {
+            () if error.is_permanent() || error.is_client() => Failure::Refused(problem),
+            () if error.is_transient() => Failure::Deferred(problem),
+            () => Failure::Server(problem),
+        });
     }
+    // The message is taken, whatever is answered to that.
+    let _ = connection.quit();
+    Ok(())
 }
 
-fn build(text: Text, to: &[String], id: &str, settings: &Settings) -> Result<Message, String> {
-    let address = |text: &String| text.parse::<Address>().map_err(|error| format!("{text:?} is no address: {error}"));
-    let recipients: Vec<Address> = to.iter().map(address).collect::<Result<_, _>>()?;
+fn build(text: Text, to: &str, id: &str, settings: &Settings) -> Result<Message, String> {
+    let address = |text: &str| text.parse::<Address>().map_err(|error| format!("{text:?} is no address: {error}"));
+    let to = address(to)?;
     let from = settings.config.mail_from.clone().unwrap_or_else(|| default_from(&settings.host));
     let from = Mailbox::new(Some("mailwarden".to_owned()), address(&from)?);
-    let builder = recipients.iter().fold(Message::builder(), |builder: MessageBuilder, to| builder.to(Mailbox::new(None, to.clone())));
-    let envelope = Envelope::new(None, recipients).map_err(|error| format!("nobody to send it to: {error}"))?;
-    builder
+    let envelope = Envelope::new(None, vec![to.clone()]).map_err(|error| format!("nobody to send it to: {error}"))?;
+    Message::builder()
+        .to(Mailbox::new(None, to))
         .from(from)
         .subject(text.subject)
         .date_now()
@@ -82,13 +94,13 @@ fn build(text: Text, to: &[String], id: &str, settings: &Settings) -> Result<Mes
         .map_err(|error| error.to_string())
 }
 
-/// The same decision has the same one, so that a message that comes twice after a crash can be told to be one.
+/// The same decision has the same one, so that a message that comes twice, after a crash or by an alias, can be told to be one.
 fn message_id(tellings: &[Telling], host: &str) -> String {
     let host = if is_host_name(host) { host } else { "localhost" };
     match tellings {
-        [only] => format!("<{}@{host}>", only.id),
+        [only] => format!("<{}@{host}>", only.notice.name(only.way)),
         many => {
-            let first = many.first().map_or("none", |telling| telling.id.as_str());
+            let first = many.first().map_or_else(|| "none".to_owned(), |telling| telling.notice.name(telling.way));
             let last = many.last().map_or(0, |telling| telling.notice.id);
             format!("<{first}-{last:016x}-{}@{host}>", many.len())
         }
@@ -136,21 +148,20 @@ mod tests {
     use crate::notify::text::tests::notice;
 
     fn settings() -> Settings {
-        let config = Notify { mail_to: vec!["root@example.org".into(), "abuse@example.org".into()], ..Notify::default() };
-        Settings { host: "mx1.example.org".into(), ..Settings::new(&config) }
+        Settings { host: "mx1.example.org".into(), ..Settings::new(&Notify::default()) }
     }
 
     fn telling(account: &str) -> Telling {
-        Telling { id: "00000000000000ff-lock-mail".into(), way: Way::Mail, notice: notice(255, Verb::Lock, account) }
+        Telling::new(Way::Mail, Some("root@example.org".into()), notice(255, Verb::Lock, account))
     }
 
     fn written(account: &str) -> String {
         let telling = telling(account);
         let text = text::to_admin(&[&telling.notice], "mx1.example.org");
         let id = message_id(std::slice::from_ref(&telling), "mx1.example.org");
-        let message = build(text, &settings().config.mail_to, &id, &settings()).unwrap();
+        let message = build(text, "root@example.org", &id, &settings()).unwrap();
         assert_eq!(message.envelope().from(), None);
-        assert_eq!(message.envelope().to().len(), 2);
+        assert_eq!(message.envelope().to().len(), 1);
         String::from_utf8(message.formatted()).unwrap()
     }
 
@@ -160,7 +171,7 @@ mod tests {
         let (headers, body) = text.split_once("\r\n\r\n").unwrap();
         for header in [
             "From: mailwarden <mailwarden@mx1.example.org>",
-            "To: root@example.org, abuse@example.org",
+            "To: root@example.org",
             "Subject: [mailwarden mx1.example.org] locked: anna@example.org",
             "Message-ID: <00000000000000ff-lock-mail@mx1.example.org>",
             "Auto-Submitted: auto-generated",

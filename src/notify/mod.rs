@@ -4,7 +4,7 @@
 //! `text` and `desk` are pure: what a message says, and when which messages go; `mail` and `webhook` are the ways out, each with a
 //! thread of its own (`courier`).
 //!
-//! **Invariant:** nobody waits for a mail server here, nothing that was taken is told again (each message has the id of its
+//! **Invariant:** nobody waits for a mail server here, no recipient for another one, nothing that was taken is told again (each message has the id of its
 //! decision), nothing is told about messages that could not be sent, and no text of an attacker stands in a header.
 
 mod courier;
@@ -66,6 +66,8 @@ pub struct Telling {
     /// Follows from the decision: the same decision, made again after a kill, is the same message.
     pub id: String,
     pub way: Way,
+    /// Of a mail to administrators, which of them.
+    pub to: Option<String>,
     pub notice: Notice,
 }
 
@@ -84,8 +86,19 @@ pub struct Outbox {
     pub waiting: Vec<Telling>,
     /// Ids of what was sent, or given up, lately: not to be told again.
     pub told: Vec<String>,
-    /// When something was last told, by way and verb.
-    pub last: Vec<(Way, Verb, Timestamp)>,
+    /// When something was last told, by way, verb and administrator.
+    pub last: Vec<(Way, Verb, Option<String>, Timestamp)>,
+}
+
+/// Why a try failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Failure {
+    /// There is no server, or it does not talk: nothing else can be sent either.
+    Server(String),
+    /// Not this message to this recipient, and not now.
+    Deferred(String),
+    /// Not this message to this recipient, for good.
+    Refused(String),
 }
 
 /// How a message ended.
@@ -128,6 +141,11 @@ impl Notice {
         }
     }
 
+    /// The same for all who are told that way.
+    fn name(&self, way: Way) -> String {
+        format!("{:016x}-{}-{way}", self.id, self.verb)
+    }
+
     pub fn account(&self) -> Option<&str> {
         match &self.subject {
             Subject::Account(name) => Some(name),
@@ -148,17 +166,24 @@ impl Telling {
             _ => None,
         };
         let mut ways = Vec::new();
-        ways.extend((is_wanted && !config.mail_to.is_empty()).then_some(Way::Mail));
-        ways.extend((is_wanted && config.webhook.is_some()).then_some(Way::Webhook));
-        ways.extend(owner.map(|_| Way::Owner));
+        if is_wanted {
+            ways.extend(config.mail_to.iter().map(|to| (Way::Mail, Some(to.clone()))));
+            ways.extend(config.webhook.is_some().then_some((Way::Webhook, None)));
+        }
+        ways.extend(owner.map(|_| (Way::Owner, None)));
         if ways.is_empty() {
             return Vec::new();
         }
         let notice = Notice::of(decision, context());
         // What was not done is not the owner's concern.
-        ways.retain(|way| *way != Way::Owner || notice.in_force);
-        let id = |way| format!("{:016x}-{}-{way}", decision.id, decision.verb);
-        ways.into_iter().map(|way| Telling { id: id(way), way, notice: notice.clone() }).collect()
+        ways.retain(|(way, _)| *way != Way::Owner || notice.in_force);
+        ways.into_iter().map(|(way, to)| Telling::new(way, to, notice.clone())).collect()
+    }
+
+    fn new(way: Way, to: Option<String>, notice: Notice) -> Telling {
+        let name = notice.name(way);
+        let id = to.as_ref().map_or_else(|| name.clone(), |to| format!("{name}-{to}"));
+        Telling { id, way, to, notice }
     }
 }
 
@@ -210,11 +235,14 @@ mod tests {
         let mut config = Notify::default();
         assert!(ids(&config, Verb::Lock, false, true).is_empty(), "nobody is to be told of anything");
         config.mail_to.push("root@example.org".to_owned());
-        assert_eq!(ids(&config, Verb::Lock, false, true), ["00000000000000ff-lock-mail"]);
+        assert_eq!(ids(&config, Verb::Lock, false, true), ["00000000000000ff-lock-mail-root@example.org"]);
+        config.mail_to.push("abuse@example.org".to_owned());
+        assert_eq!(ids(&config, Verb::Lock, false, true).len(), 2, "each is told by himself");
+        config.mail_to.pop();
         assert!(ids(&config, Verb::Ban, false, true).is_empty());
         config.webhook = Some("http://127.0.0.1/".to_owned());
         config.owners.insert("anna@example.org".to_owned(), "anna@example.net".to_owned());
-        let all = ["00000000000000ff-hold-mail", "00000000000000ff-hold-webhook", "00000000000000ff-hold-owner"];
+        let all = ["00000000000000ff-hold-mail-root@example.org", "00000000000000ff-hold-webhook", "00000000000000ff-hold-owner"];
         assert_eq!(ids(&config, Verb::Hold, false, true), all);
         assert_eq!(ids(&config, Verb::Hold, true, true), all[..2], "the owner does not hear of what was only observed");
         assert_eq!(ids(&config, Verb::Hold, false, false), all[..2], "nor of what is not done");

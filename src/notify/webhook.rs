@@ -6,7 +6,7 @@ use std::time::Duration;
 use ureq::Agent;
 use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
 
-use super::{Settings, Telling, text};
+use super::{Failure, Settings, Telling, text};
 
 /// For all of one attempt.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,15 +34,15 @@ impl Poster {
         Poster { agent: config.new_agent() }
     }
 
-    pub fn post(&self, telling: &Telling, settings: &Settings) -> Result<(), String> {
+    pub fn post(&self, telling: &Telling, settings: &Settings) -> Result<(), Failure> {
         let Some(url) = &settings.config.webhook else { return Ok(()) };
         let body = text::to_json(&telling.notice, &settings.host).to_string();
         let answer = self.agent.post(url).content_type("application/json").header("X-Mailwarden-Id", &telling.id).send(body);
         match answer {
             Ok(answer) if answer.status().is_success() => Ok(()),
-            Ok(answer) => Err(format!("the webhook answers {}", answer.status().as_u16())),
+            Ok(answer) => Err(Failure::Server(format!("the webhook answers {}", answer.status().as_u16()))),
             // The URL may have a secret in it.
-            Err(error) => Err(format!("the webhook: {}", text::visible(&error.to_string(), 300))),
+            Err(error) => Err(Failure::Server(format!("the webhook: {}", text::visible(&error.to_string(), 300)))),
         }
     }
 }

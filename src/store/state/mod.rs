@@ -98,6 +98,7 @@ pub(super) const SCHEMA: Schema = Schema {
                 time INTEGER NOT NULL,
                 PRIMARY KEY (account, verb)
               ) WITHOUT ROWID;",
+        "ALTER TABLE tellings ADD COLUMN recipient TEXT; -- of a mail to administrators",
     ],
 };
 

@@ -9,7 +9,7 @@ use crate::notify::{Outbox, Outcome, Telling, Way};
 use crate::time::Timestamp;
 
 /// One that is there already is the same one: its decision was made again after a kill.
-const ADD: &str = "INSERT OR IGNORE INTO tellings (id, time, way, verb, data) VALUES (?1, ?2, ?3, ?4, ?5)";
+const ADD: &str = "INSERT OR IGNORE INTO tellings (id, time, way, verb, data, recipient) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
 
 /// What is over without having been in here is remembered all the same.
 const OVER: &str = "INSERT INTO tellings (id, time, way, verb, data, outcome, over) VALUES (?1, ?3, '', '', '', ?2, ?3)
@@ -18,7 +18,7 @@ const OVER: &str = "INSERT INTO tellings (id, time, way, verb, data, outcome, ov
 pub(super) fn add(connection: &Connection, telling: &Telling) -> rusqlite::Result<()> {
     // Made of strings and numbers: that is always possible.
     let Ok(data) = serde_json::to_string(&telling.notice) else { return Ok(()) };
-    let row = params![telling.id, telling.notice.time, telling.way.as_str(), telling.notice.verb.as_str(), data];
+    let row = params![telling.id, telling.notice.time, telling.way.as_str(), telling.notice.verb.as_str(), data, telling.to];
     connection.prepare_cached(ADD)?.execute(row)?;
     Ok(())
 }
@@ -33,15 +33,22 @@ pub(super) fn load(connection: &Connection) -> rusqlite::Result<Outbox> {
     Ok(Outbox { waiting: waiting(connection)?, told: told(connection)?, last: last(connection)? })
 }
 
+/// The column, where the file could be brought up to date.
+fn recipient(connection: &Connection) -> rusqlite::Result<&'static str> {
+    let select = "SELECT count(*) > 0 FROM pragma_table_info('tellings') WHERE name = 'recipient'";
+    Ok(if connection.query_row(select, [], |row| row.get(0))? { "recipient" } else { "NULL" })
+}
+
 /// The latest ones, in order: there is no room for more.
 fn waiting(connection: &Connection) -> rusqlite::Result<Vec<Telling>> {
-    let mut select = connection.prepare(
-        "SELECT id, way, data FROM (SELECT * FROM tellings WHERE outcome IS NULL ORDER BY number DESC LIMIT ?1) ORDER BY number",
-    )?;
+    let mut select = connection.prepare(&format!(
+        "SELECT id, way, data, {} FROM (SELECT * FROM tellings WHERE outcome IS NULL ORDER BY number DESC LIMIT ?1) ORDER BY number",
+        recipient(connection)?
+    ))?;
     let rows = select.query_map([3 * TELLINGS_WAITING_MAX as i64], |row| {
         let notice = serde_json::from_str(row.get_ref(2)?.as_str()?).ok();
         let (Some(way), Some(notice)) = (word(row, 1)?, notice) else { return Ok(None) };
-        Ok(Some(Telling { id: row.get(0)?, way, notice }))
+        Ok(Some(Telling { id: row.get(0)?, way, to: row.get(3)?, notice }))
     })?;
     rows.filter_map(Result::transpose).collect()
 }
@@ -55,11 +62,14 @@ fn told(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     rows.collect()
 }
 
-fn last(connection: &Connection) -> rusqlite::Result<Vec<(Way, Verb, Timestamp)>> {
-    let mut select = connection.prepare("SELECT way, verb, max(over) FROM tellings WHERE outcome = ?1 AND way <> '' GROUP BY way, verb")?;
+fn last(connection: &Connection) -> rusqlite::Result<Vec<(Way, Verb, Option<String>, Timestamp)>> {
+    let mut select = connection.prepare(&format!(
+        "SELECT way, verb, {} AS whom, max(over) FROM tellings WHERE outcome = ?1 AND way <> '' GROUP BY way, verb, whom",
+        recipient(connection)?
+    ))?;
     let rows = select.query_map([Outcome::Told.word()], |row| {
         let (Some(way), Some(verb)) = (word(row, 0)?, word(row, 1)?) else { return Ok(None) };
-        Ok(Some((way, verb, time(row, 2)?)))
+        Ok(Some((way, verb, row.get(2)?, time(row, 3)?)))
     })?;
     rows.filter_map(Result::transpose).collect()
 }
