@@ -1,5 +1,7 @@
 //! Every cap in one place. Reaching one is counted and shown in `status`; none of them stops the daemon.
 
+use std::time::Duration;
+
 /// Longest line that is looked at; the rest of a longer one is cut off and the cut counted. Postfix cuts at 2,000 bytes,
 /// rsyslog at 8 KiB.
 pub const LINE_BYTES_MAX: usize = 8 * 1024;
@@ -89,6 +91,8 @@ pub const WATCHED_ACCOUNTS_MAX: usize = 10_000;
 pub const TELLINGS_WAITING_MAX: usize = 2_000;
 /// Ids of messages to people that are remembered, so that none is sent twice.
 pub const TELLINGS_KNOWN_MAX: usize = 20_000;
+/// How long the store remembers errands and messages that are over, and parked mail of accounts that nothing stops any more.
+pub const OUTBOX_MEMORY: Duration = Duration::from_secs(30 * 86_400);
 /// Decisions that one message describes in full, and those that it has a line for.
 pub const DIGEST_FULL_MAX: usize = 5;
 pub const DIGEST_LINES_MAX: usize = 100;

@@ -11,6 +11,8 @@ use mailwarden::engine::account::Hindrance;
 use mailwarden::engine::decision::{Ban, Cause, Decision, Subject, Verb};
 use mailwarden::engine::jail::Scope;
 use mailwarden::engine::snapshot::SnapshotRow;
+use mailwarden::limits::OUTBOX_MEMORY;
+use mailwarden::notify;
 use mailwarden::store::{DecisionQuery, Loaded, Run, Store, StoreError};
 use mailwarden::time::Timestamp;
 
@@ -222,14 +224,43 @@ fn stopped_accounts_and_errands_come_back_as_they_were() {
     let (store, left) = open(dir.path(), NOW);
     assert_eq!(left.parked, [("anna".to_owned(), mail("4XYZAA"))]);
 
-    // A part of them is let go, then the rest is forgotten with time.
+    // A part of them is let go; what is not done yet is not forgotten, nor what waits for the end of a hold.
+    store.left_queue("anna".to_owned(), "4XYZAA".to_owned());
+    store.record_with(Vec::new(), Errand::of(&about(Verb::Hold, "anna", 6), "anna", &[mail("4XYZCC")]));
     store.record_with(Vec::new(), Errand::more_mail(Verb::Release, "anna", 2, NOW, &parked[..1]));
-    store.flush().unwrap();
-    store.prune(NOW + MEMORY * 2, MEMORY);
+    store.prune(NOW + OUTBOX_MEMORY * 2, Duration::ZERO);
     store.replace_stopped(vec![loaded.stopped[0].clone()]);
     drop(store);
-    let (_, loaded) = open(dir.path(), NOW);
-    assert_eq!((loaded.stopped.len(), loaded.errands.len(), loaded.parked.len()), (1, 0, 0));
+    let (store, loaded) = open(dir.path(), NOW);
+    assert_eq!((loaded.stopped.len(), loaded.errands.len()), (1, 5), "{:?}", loaded.errands);
+    assert_eq!(loaded.parked, [("anna".to_owned(), mail("4XYZCC"))]);
+    loaded.errands.iter().for_each(|errand| store.errand_done(errand.id.clone(), Outcome::Done(String::new())));
+    store.replace_stopped(Vec::new());
+    store.prune(NOW + OUTBOX_MEMORY * 2, MEMORY);
+    store.flush().unwrap();
+    let rows = |table: &str| -> i64 {
+        let file = rusqlite::Connection::open(dir.path().join("state.db")).unwrap();
+        file.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!((rows("errands"), rows("parked"), rows("freed")), (0, 0, 0));
+}
+
+#[test]
+fn the_memory_of_bans_is_for_bans_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path(), NOW);
+    let unlock =
+        Decision { subject: Subject::Account("anna".into()), cause: Cause::Operator, ..decision(Verb::Unlock, "192.0.2.1/32", NOW, NOW) };
+    let errands = Errand::of(&unlock, "anna", &[]);
+    store.record(vec![ban("192.0.2.1/32", NOW, NOW + HOUR), Decision { verb: Verb::Unban, ..ban("192.0.2.1/32", NOW + HOUR / 2, NOW) }]);
+    store.record_with(vec![unlock], errands.clone());
+    store.tellings_over(vec!["told".to_owned()], notify::Outcome::Told, NOW);
+    let later = NOW + HOUR * 3;
+    store.prune(later, HOUR);
+    store.flush().unwrap();
+    let (_other, loaded) = open(dir.path(), later);
+    assert_eq!((loaded.lifted.len(), loaded.freed.len(), loaded.errands.len(), loaded.outbox.told.len()), (1, 1, errands.len(), 1));
+    assert!(!errands.is_empty());
 }
 
 #[test]

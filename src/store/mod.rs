@@ -257,8 +257,8 @@ impl Store {
         self.state.send(StateJob::ReplaceBans { bans, now }, rows)
     }
 
-    /// Forgets a little of what ended, or was decided, longer than `memory` ago: at most ten thousand bans and as many decisions.
-    /// Call it every few minutes.
+    /// Forgets a little of the bans that ended, and the decisions that were made, longer than `memory` ago: at most ten thousand of
+    /// each; and what else is over and too old. Call it every minute.
     pub fn prune(&self, now: Timestamp, memory: Duration) {
         self.state.send(StateJob::Prune { before: now - memory, now }, 1);
     }

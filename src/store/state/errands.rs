@@ -60,9 +60,10 @@ pub(super) fn parked(connection: &Connection) -> rusqlite::Result<Vec<(String, Q
     rows.collect()
 }
 
-/// An errand that nobody did for so long is nobody's any more.
+/// What is still to be done stays, and so does the mail of an account that is stopped: it is still to be let go.
 pub(super) fn prune(connection: &Connection, before: Timestamp) -> rusqlite::Result<()> {
-    connection.execute("DELETE FROM errands WHERE time < ?1", [before.micros()])?;
-    connection.execute("DELETE FROM parked WHERE arrival < ?1", [before.micros() / 1_000_000])?;
+    connection.execute("DELETE FROM errands WHERE time < ?1 AND outcome IS NOT NULL", [before.micros()])?;
+    connection
+        .execute("DELETE FROM parked WHERE arrival < ?1 AND account NOT IN (SELECT account FROM stops)", [before.micros() / 1_000_000])?;
     Ok(())
 }

@@ -17,8 +17,10 @@ use super::file::Schema;
 use crate::enforce::errand::{Errand, Outcome};
 use crate::engine::account::Stopped;
 use crate::engine::decision::{Ban, Decision};
+use crate::limits::OUTBOX_MEMORY;
 use crate::notify::{self, Telling};
 use crate::time::Timestamp;
+use read::COMES_AGAIN;
 pub use read::{DecisionQuery, Reader};
 pub(super) use read::{Remembered, load, salvage, tables};
 use record::Recorder;
@@ -172,8 +174,10 @@ const PRUNE_WINDOW: u32 = 50_000;
 
 fn prune(connection: &Connection, before: Timestamp, now: Timestamp) -> rusqlite::Result<()> {
     let ended = "DELETE FROM bans WHERE (net, scope) IN
-                 (SELECT net, scope FROM bans WHERE min(until, ifnull(lifted, until)) < ?1 LIMIT ?2)";
-    connection.execute(ended, params![before.micros(), PRUNE_ROWS])?;
+                 (SELECT net, scope FROM bans WHERE min(until, ifnull(lifted, until)) < ?1 AND ifnull(lifted < ?3, TRUE) LIMIT ?2)";
+    // What was lifted or freed is needed for as long as its lines may come again, whatever the memory of bans.
+    let come_again = now - COMES_AGAIN;
+    connection.execute(ended, params![before.micros(), PRUNE_ROWS, come_again.micros()])?;
     // Decisions come in the order of time, or nearly: the oldest rows are the oldest decisions. One that is in force stays.
     let decided = "DELETE FROM decisions WHERE number IN
                    (SELECT number FROM (SELECT number, time, subject, scope FROM decisions ORDER BY number LIMIT ?4) AS old
@@ -181,8 +185,8 @@ fn prune(connection: &Connection, before: Timestamp, now: Timestamp) -> rusqlite
                       (SELECT 1 FROM bans WHERE net = old.subject AND scope = old.scope AND decision = old.number AND until > ?2 AND lifted IS NULL)
                     LIMIT ?3)";
     connection.execute(decided, params![before.micros(), now.micros(), PRUNE_ROWS, PRUNE_WINDOW])?;
-    stops::prune(connection, before)?;
-    errands::prune(connection, before)?;
-    tellings::prune(connection, before)?;
+    stops::prune(connection, come_again)?;
+    errands::prune(connection, now - OUTBOX_MEMORY)?;
+    tellings::prune(connection, now - OUTBOX_MEMORY)?;
     Ok(())
 }

@@ -20,7 +20,7 @@ use crate::store::{PastBan, StoreError};
 use crate::time::Timestamp;
 
 /// Lines that are older than this when they are read count as of then.
-const COMES_AGAIN: Duration = Duration::from_secs(86_400);
+pub(super) const COMES_AGAIN: Duration = Duration::from_secs(86_400);
 
 /// What the file holds for the start.
 #[derive(Clone, Debug, Default)]

@@ -74,7 +74,8 @@ fn last(connection: &Connection) -> rusqlite::Result<Vec<(Way, Verb, Option<Stri
     rows.filter_map(Result::transpose).collect()
 }
 
+/// What is still to be sent stays.
 pub(super) fn prune(connection: &Connection, before: Timestamp) -> rusqlite::Result<()> {
-    connection.execute("DELETE FROM tellings WHERE time < ?1", [before.micros()])?;
+    connection.execute("DELETE FROM tellings WHERE time < ?1 AND outcome IS NOT NULL", [before.micros()])?;
     Ok(())
 }
