@@ -240,6 +240,17 @@ fn json_is_json_when_nothing_is_there_too() {
     assert_eq!((code, &object["lines"]), (0, &1.into()), "{object}");
     let (code, object) = ask(&["learn", "/no/such/file", "--state-dir", host.path("state").to_str().unwrap()]);
     assert!(code == 1 && object["error"].as_str().unwrap().contains("/no/such/file"), "{object}");
+    let (code, object) = ask(&["parse", "/no/such/file"]);
+    assert!(code == 1 && object["error"].as_str().unwrap().contains("/no/such/file"), "{object}");
+    for arguments in [&["ban", "203.0.113.300"][..], &["bna", "203.0.113.3"], &["lock"], &[]] {
+        let (code, object) = ask(arguments);
+        let error = object["error"].as_str().unwrap();
+        assert!(code == 2 && !error.is_empty() && !error.starts_with("error"), "{arguments:?}: {object}");
+    }
+    append(&host, "mailwarden.toml", "[bnas]\n[stat]");
+    let (code, object) = ask(&["check"]);
+    let error = object["error"].as_str().unwrap();
+    assert!(code == 1 && error.starts_with("2 errors: ") && error.contains("bnas"), "{object}");
     if let Some(output) = alone(&[&["teardown"], &common[..]].concat()) {
         let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!((&object["table"], &object["removed"]), (&"mailwarden".into(), &false.into()));

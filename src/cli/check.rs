@@ -40,6 +40,9 @@ struct Summary {
 #[derive(Serialize)]
 struct Output<'a> {
     ok: bool,
+    /// As every failure has it: how many mistakes, and the first of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
     #[serde(flatten)]
     summary: Option<Summary>,
     errors: Vec<Located<'a>>,
@@ -62,8 +65,10 @@ fn print_json(checked: &Checked) -> io::Result<()> {
         Ok((summary, report)) => (Some(*summary), report),
         Err(report) => (None, report),
     };
-    let output =
-        Output { ok: checked.is_ok(), summary, errors: report.located(Severity::Error), warnings: report.located(Severity::Warning) };
+    let errors = report.located(Severity::Error);
+    let first = || errors.first().map_or_else(String::new, |first| format!(": {}", first.message));
+    let error = checked.is_err().then(|| format!("{}{}", counted(errors.len(), "error"), first()));
+    let output = Output { ok: checked.is_ok(), error, summary, warnings: report.located(Severity::Warning), errors };
     writeln!(io::stdout(), "{}", serde_json::to_string(&output)?)
 }
 

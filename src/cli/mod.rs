@@ -232,13 +232,22 @@ pub(crate) fn check(config: Option<&Path>) -> ExitCode {
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
+        // `--help` and `--version` come here too; clap knows which of them is an error.
+        Err(error) if error.use_stderr() && wants_json() => {
+            let text = error.render().to_string();
+            return out::fail(true, USAGE, text.strip_prefix("error: ").unwrap_or(&text).trim_end());
+        }
         Err(error) => {
-            // `--help` and `--version` come here too; clap knows which of them is an error.
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
         }
     };
     run(cli)
+}
+
+/// As far as a command line tells that cannot be read.
+fn wants_json() -> bool {
+    std::env::args_os().skip(1).take_while(|word| word != "--").any(|word| word == "--json")
 }
 
 fn run(Cli { global, verb }: Cli) -> ExitCode {
@@ -260,7 +269,7 @@ fn run(Cli { global, verb }: Cli) -> ExitCode {
         Verb::Monitor => monitor::run(&global),
         Verb::Reload => simple(&global, &Request::Reload),
         Verb::Check => check::run(global.config.as_deref(), global.json),
-        Verb::Parse(args) => parse::run(global.config.as_deref(), &args),
+        Verb::Parse(args) => parse::run(global.config.as_deref(), global.json, &args),
         Verb::Replay(args) => replay::run(global.config.as_deref(), global.json, &args),
         Verb::Learn(args) => learn::run(&global, &args),
         Verb::TestFilter { filter, file } => test_filter::run(global.config.as_deref(), &filter, file.as_deref(), global.json),

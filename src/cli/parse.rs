@@ -28,10 +28,10 @@ pub(super) struct Args {
     file: PathBuf,
 }
 
-pub(super) fn run(config: Option<&Path>, args: &Args) -> ExitCode {
+pub(super) fn run(config: Option<&Path>, json: bool, args: &Args) -> ExitCode {
     let (setup, log) = match Setup::load(config).and_then(|setup| Ok((setup, Log::open(&args.file)?))) {
         Ok(both) => both,
-        Err(problem) => return out::fail(false, FAILED, &problem),
+        Err(problem) => return out::fail(json, FAILED, &problem),
     };
     let mut printer = Printer::new(&setup);
     let (options, prompt) = (log.options(), log.prompt);
@@ -43,7 +43,7 @@ pub(super) fn run(config: Option<&Path>, args: &Args) -> ExitCode {
     printer.write();
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => out::fail(false, FAILED, &logs::unreadable(&args.file, &error)),
+        Err(error) => out::fail(json, FAILED, &logs::unreadable(&args.file, &error)),
     }
 }
 
