@@ -505,7 +505,7 @@ fn submitter<'a>(event: &Event<'a>) -> Option<&'a [u8]> {
 }
 
 /// A lock of then still counts against its account.
-const fn is_remembered(lock: i64, now: i64) -> bool {
+pub(super) const fn is_remembered(lock: i64, now: i64) -> bool {
     now.saturating_sub(lock) < LOCKS_REMEMBERED_MICROS
 }
 

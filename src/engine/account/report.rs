@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use super::history::Visited;
+use super::ladder::is_remembered;
 use super::risk::{Family, Rung};
 use super::standing::{Hindrance, Stop};
 use super::submitter::Record;
@@ -177,7 +178,13 @@ impl Engine {
             usual_messages_an_hour: record.history.usual_messages(seconds(now)),
             strangers: strangers(record),
             besieged: self.is_besieged(record, seconds(now)),
-            locks: record.risk.locks.iter().map(|lock| Timestamp::from_micros(*lock).rfc3339()).collect(),
+            locks: record
+                .risk
+                .locks
+                .iter()
+                .filter(|lock| is_remembered(**lock, now))
+                .map(|lock| Timestamp::from_micros(*lock).rfc3339())
+                .collect(),
         })
     }
 
@@ -256,4 +263,21 @@ fn strangers(record: &Record) -> Vec<String> {
 
 fn name(record: &Record) -> String {
     String::from_utf8_lossy(&record.name).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::EngineConfig;
+
+    #[test]
+    fn locks_of_more_than_a_month_ago_are_not_shown() {
+        const DAY: i64 = 86_400_000_000;
+        let now = Timestamp::from_seconds(1_795_489_200);
+        let mut engine = Engine::new(EngineConfig::default(), now);
+        let key = engine.submitters.key(b"anna");
+        let locks = [50, 2].map(|days| now.micros() - days * DAY);
+        engine.submitters.update(key, b"anna", now.micros(), |record| record.risk.locks.extend(locks));
+        assert_eq!(engine.account_view("anna").unwrap().locks, [Timestamp::from_micros(locks[1]).rfc3339()]);
+    }
 }
