@@ -198,6 +198,8 @@ fn limits_and_steps_are_checked() {
     }
     check("maxretry = 3", &["jail \"x\" does not say `on` which events", "there are: auth-failure, "]);
     check("on = []\nmaxretry = 3", &["does not say `on`"]);
+    check("on = [\"banned\", \"held\"]\nmaxretry = 3", &["jail.d/a.toml:2:17: \"held\" is never counted"]);
+    check("on = \"locked\"\nmaxretry = 3", &["jail.d/a.toml:2:6: \"locked\" is never counted"]);
 }
 
 #[test]

@@ -168,6 +168,7 @@ impl Resolver<'_> {
     fn build(&mut self, raw: RawJail) -> Jail {
         let silent = Jail::default();
         let on = list(&raw.on);
+        self.check_kinds(raw.on.as_ref());
         let key = raw.key.clone().map_or(silent.key, |At { value: Key(parts), .. }| parts);
         let measure = raw.measure.as_ref().map_or(silent.measure, |measure| measure.value);
         let steps = self.steps(&raw, measure);
@@ -226,7 +227,7 @@ impl Resolver<'_> {
     fn refuse_gaps(&mut self, raw: &RawJail) {
         let name = &self.name.value;
         if raw.on.as_ref().is_none_or(|on| on.value.0.is_empty()) {
-            let kinds: Vec<&str> = EventKind::ALL.iter().map(|kind| kind.as_str()).collect();
+            let kinds: Vec<&str> = EventKind::ALL.iter().filter(|kind| is_counted(**kind)).map(|kind| kind.as_str()).collect();
             let wrong =
                 Wrong::new(format!("jail {name:?} does not say `on` which events")).help(format!("there are: {}", kinds.join(", ")));
             self.error(self.name.place, wrong);
@@ -234,6 +235,15 @@ impl Resolver<'_> {
         if raw.limit.is_none() && raw.steps.is_none() {
             let wrong = Wrong::new(format!("jail {name:?} has no limit")).help("maxretry = 6, or limit = 6, or steps");
             self.error(self.name.place, wrong);
+        }
+    }
+
+    fn check_kinds(&mut self, on: Option<&At<Many<EventKind>>>) {
+        for At { value, place } in on.map_or(&[][..], |list| &list.value.0) {
+            if !is_counted(*value) {
+                let wrong = Wrong::new(format!("\"{value}\" is never counted: no jail would hear of it"));
+                self.error(*place, wrong.help("who is told of holds and locks stands in [notify]"));
+            }
         }
     }
 
@@ -457,6 +467,11 @@ impl Resolver<'_> {
             self.error(class.place, wrong.help(help));
         }
     }
+}
+
+/// What mailwarden itself does to accounts is not fed back to the jails; its bans are.
+fn is_counted(kind: EventKind) -> bool {
+    !matches!(kind, EventKind::Held | EventKind::Locked)
 }
 
 /// For people who log in: what people use; for what servers do: port 25.
