@@ -589,3 +589,22 @@ fn ten_million_lines_in_flat_memory() {
     );
     assert!(end < warm + warm / 10 + (4 << 20), "memory grew from {warm} to {end} bytes");
 }
+
+#[test]
+fn a_reload_says_what_waits_for_the_next_restart_and_takes_up_the_rest() {
+    let mut host = dry();
+    let main = host.path("mailwarden.toml");
+    let good = fs::read_to_string(&main).unwrap();
+    fs::write(&main, format!("{good}\n[log]\nlevel = \"error\"\n")).unwrap();
+    host.start();
+    let reload = |host: &Host, more: &str| {
+        fs::write(&main, format!("{good}\n{more}\n")).unwrap();
+        host.ok(["reload"])
+    };
+    let said = reload(&host, "[log]\nlevel = \"info\"\n[enforcement]\ndestroy_sockets = true");
+    assert!(!said.contains("restart"), "{said}");
+    host.ok(["ban", "203.0.113.9"]);
+    wait_for("the level is that of the new configuration", || host.log().contains("203.0.113.9"));
+    let said = reload(&host, "[log]\nto = \"syslog\"\n[enforcement]\ndestroy_sockets = true\n[control]\ngroup = \"root\"");
+    assert!(said.contains("changed in [control], [log] takes effect with the next restart"), "{said}");
+}

@@ -17,7 +17,7 @@ use super::inbox::{ControlThread, Inbox, Message};
 use super::setup::{self, Loaded, Setup};
 use super::timing::{News, Timing};
 use super::{stops, views};
-use crate::config::{Config, Paths};
+use crate::config::{Config, Enforcement, Paths};
 use sd_notify::NotifyState;
 use tokio::sync::oneshot;
 
@@ -65,6 +65,21 @@ pub fn run(options: &Options) -> ExitCode {
 /// A time by another clock.
 fn moved(micros: i64) -> impl Fn(Timestamp) -> Timestamp {
     move |time| Timestamp::from_micros(time.micros().saturating_add(micros))
+}
+
+/// Tables of the configuration of which something has changed that a reload does not take up.
+fn waits_for_restart(config: &Config, before: &Config) -> Vec<&'static str> {
+    let enforcement = Enforcement { destroy_sockets: before.enforcement.destroy_sockets, ..config.enforcement.clone() };
+    let tables = [
+        ("[[source]]", config.sources != before.sources),
+        ("[trust]", config.trust != before.trust),
+        ("[enforcement]", enforcement != before.enforcement),
+        ("[helper]", config.helper != before.helper),
+        ("[state]", config.state != before.state),
+        ("[control]", config.control != before.control),
+        ("[log]", config.log.to != before.log.to),
+    ];
+    tables.into_iter().filter(|(_, has_changed)| *has_changed).map(|(table, _)| table).collect()
 }
 
 /// Tells the service manager; without one, nobody.
@@ -370,14 +385,10 @@ impl Core {
         self.effects.stopping.reconfigure(&config, config.policy != self.config.policy);
         self.effects.notifier.reconfigure(&config.notify, &self.effects.store);
         let mut text = format!("reloaded: {} jails, {} patterns", config.jails.len(), config.filters.set.pattern_count());
-        let before = &self.config;
-        if config.sources != before.sources
-            || config.enforcement != before.enforcement
-            || config.state != before.state
-            || config.trust != before.trust
-            || config.helper != before.helper
-        {
-            text.push_str("; changes of [[source]], [trust], [enforcement], [helper] and [state] take effect with the next restart");
+        log::set_max_level(setup::log_level(&config));
+        let waiting = waits_for_restart(&config, &self.config);
+        if !waiting.is_empty() {
+            text.push_str(&format!("; what has changed in {} takes effect with the next restart", waiting.join(", ")));
         }
         self.config = Arc::new(config);
         if !warnings.is_empty() {

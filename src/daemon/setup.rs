@@ -245,7 +245,7 @@ fn log_target(config: &Config) -> logging::Target {
     if config.log.to == LogTarget::Syslog { logging::Target::Syslog } else { logging::Target::Stderr }
 }
 
-fn log_level(config: &Config) -> LevelFilter {
+pub(super) fn log_level(config: &Config) -> LevelFilter {
     match config.log.level {
         LogLevel::Error => LevelFilter::Error,
         LogLevel::Warn => LevelFilter::Warn,
