@@ -608,3 +608,25 @@ fn a_reload_says_what_waits_for_the_next_restart_and_takes_up_the_rest() {
     let said = reload(&host, "[log]\nto = \"syslog\"\n[enforcement]\ndestroy_sockets = true\n[control]\ngroup = \"root\"");
     assert!(said.contains("changed in [control], [log] takes effect with the next restart"), "{said}");
 }
+
+#[test]
+fn what_a_removed_jail_has_counted_is_forgotten_on_disk() {
+    let mut host = dry();
+    host.start();
+    host.send(sasl_failure("203.0.113.9", "anna@example.org"));
+    wait_for("the line is counted", || host.status()["lines"]["recognised"] == 1);
+    host.stop();
+    let tables = |host: &Host| -> Vec<i64> {
+        let file = rusqlite::Connection::open(host.path("state/windows.db")).unwrap();
+        let mut select = file.prepare("SELECT DISTINCT tab FROM windows").unwrap();
+        select.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+    };
+    let before = tables(&host);
+    let jail = host.path("jail.d/logins.toml");
+    let other = fs::read_to_string(&jail).unwrap().replace("jail.logins", "jail.others").replace("\"ip\"", "\"account\"");
+    fs::write(&jail, other.replace("scope ", "then = \"alert\"\n#")).unwrap();
+    host.start();
+    host.stop();
+    let after = tables(&host);
+    assert!(after.len() < before.len() && after.iter().all(|table| before.contains(table)), "{before:?} → {after:?}");
+}

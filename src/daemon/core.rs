@@ -137,6 +137,8 @@ pub struct Core {
 struct Snapshot {
     interval: Duration,
     next: Instant,
+    /// Jails may have gone: the next one that is saved is followed by their end on disk.
+    may_have_orphans: bool,
     /// Cursors as they stood when the running snapshot began.
     running: Option<Vec<(String, String)>>,
     rows: Vec<crate::engine::snapshot::SnapshotRow>,
@@ -175,7 +177,7 @@ impl Core {
             inbox,
             own: setup.own,
             is_enforcing: true,
-            snapshot: Snapshot { interval, next: now + interval, running: None, rows: Vec::new() },
+            snapshot: Snapshot { interval, next: now + interval, may_have_orphans: true, running: None, rows: Vec::new() },
             next_tick: now + TICK,
             watchdog: setup::watchdog(),
             _log_writer: setup.log_writer,
@@ -380,6 +382,7 @@ impl Core {
         self.parser = Parser::new(config.filters.set.clone(), self.parser_options.clone());
         self.correlator.reconfigure(config.accounts.clone(), engine.allow.mynetworks.clone());
         self.engine.reconfigure(engine, self.clock.now());
+        self.snapshot.may_have_orphans = true;
         self.geo.take_over(geo);
         self.effects.reconfigure(config.enforcement.destroy_sockets);
         self.effects.stopping.reconfigure(&config, config.policy != self.config.policy);
@@ -460,6 +463,8 @@ impl Core {
             let rows = std::mem::take(&mut self.snapshot.rows);
             if self.effects.store.save_windows(rows, cursors).is_err() {
                 log::error!("a snapshot was begun before the last one was on disk: its counts are lost until the next one");
+            } else if std::mem::take(&mut self.snapshot.may_have_orphans) {
+                self.effects.store.keep_tables(self.engine.snapshot_tables());
             }
         }
     }

@@ -280,7 +280,7 @@ impl Store {
         self.windows.pending() == 0
     }
 
-    /// Forgets the rows of all other tables: those of jails that are gone.
+    /// Forgets the rows of all other tables: those of jails that are gone. Passes over all rows, on the store's thread.
     pub fn keep_tables(&self, tables: Vec<u64>) {
         self.windows.send(Snapshot::KeepTables(tables), 1);
     }
