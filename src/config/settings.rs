@@ -27,7 +27,7 @@ pub struct BanRules {
     pub factor: f64,
     /// No growth beyond this; `None`: no bound. The first ban of a jail is never cut.
     pub max: Option<Duration>,
-    /// How long an ended ban is remembered.
+    /// How long a ban is held against its subject, from its beginning; the store keeps the row of an ended one as long, from its end.
     pub memory: Duration,
     /// `None`: never widen.
     pub widen: Option<Widen>,

@@ -19,7 +19,7 @@ pub struct SanctionConfig {
     pub factor: f64,
     /// No longer than this, unless the jail's own bantime is.
     pub longest: Duration,
-    /// How long a ban is remembered.
+    /// How long a ban is remembered, from its beginning.
     pub memory: Duration,
     /// `None`: never ban a network for its members.
     pub widening: Option<WideningConfig>,
