@@ -87,8 +87,10 @@ pub struct Outbox {
     /// Ids of what was sent, or given up, lately: not to be told again.
     pub told: Vec<String>,
     /// When something was last told, by way, verb and administrator.
-    pub last: Vec<(Way, Verb, Option<String>, Timestamp)>,
+    pub last: Vec<Last>,
 }
+
+pub type Last = (Way, Verb, Option<String>, Timestamp);
 
 /// Why a try failed.
 #[derive(Clone, Debug, PartialEq, Eq)]

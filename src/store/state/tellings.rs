@@ -3,9 +3,8 @@
 use rusqlite::{Connection, params};
 
 use super::read::{time, word};
-use crate::engine::decision::Verb;
 use crate::limits::{TELLINGS_KNOWN_MAX, TELLINGS_WAITING_MAX};
-use crate::notify::{Outbox, Outcome, Telling, Way};
+use crate::notify::{Last, Outbox, Outcome, Telling};
 use crate::time::Timestamp;
 
 /// One that is there already is the same one: its decision was made again after a kill.
@@ -62,7 +61,7 @@ fn told(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     rows.collect()
 }
 
-fn last(connection: &Connection) -> rusqlite::Result<Vec<(Way, Verb, Option<String>, Timestamp)>> {
+fn last(connection: &Connection) -> rusqlite::Result<Vec<Last>> {
     let mut select = connection.prepare(&format!(
         "SELECT way, verb, {} AS whom, max(over) FROM tellings WHERE outcome = ?1 AND way <> '' GROUP BY way, verb, whom",
         recipient(connection)?
