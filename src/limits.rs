@@ -1,4 +1,5 @@
-//! Every cap in one place. Reaching one is counted and shown in `status`; none of them stops the daemon.
+//! The caps that a busy or hostile day may come near, in one place; those of a detail stand beside what they bound. None of them
+//! stops the daemon.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Lines of a file in order, parsed in parallel: for `replay`, `parse` and the daemon's catch-up.
+//! Lines of a file in order, parsed in parallel: for `replay`, `learn` and `parse`.
 //!
 //! Threads take turns to read a chunk, parse it on their own, and hand it over; the calling thread gets the chunks in the
 //! order of the input. Memory is bounded by the number of chunks, which are used again. With one core everything

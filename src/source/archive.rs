@@ -1,4 +1,4 @@
-//! Old logs, for `replay` and `learn`: plain, gzip, zstd, xz or standard input, in large pieces cut at newlines.
+//! Old logs, for `replay`, `learn` and `parse`: plain, gzip, zstd, xz or standard input.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Cursor, ErrorKind, PipeReader, Read, Seek};

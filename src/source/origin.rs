@@ -98,7 +98,7 @@ impl Trust {
         self.relays.push(uid);
     }
 
-    /// The relay in front of source `id` annotates every line (`annotate = true`).
+    /// The relay in front of source `id` annotates every line (`annotated = true`).
     pub fn require_annotation(&mut self, id: u8) {
         self.annotated[usize::from(id)] = true;
     }

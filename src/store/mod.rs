@@ -300,7 +300,7 @@ impl Store {
         Health { state: self.state.health(), windows: self.windows.health() }
     }
 
-    /// A view of the decisions of its own, for `why` and `monitor`: for another thread than the core's.
+    /// A view of the decisions of its own, for another thread than the core's.
     pub fn reader(&self) -> Result<Reader, StoreError> {
         Reader::open(&self.state_path)
     }

@@ -1,4 +1,4 @@
-//! From what should change to what the kernel is told. Pure; prints as nft syntax, which the tests compare and `--dry-run` shows.
+//! From what should change to what the kernel is told. Pure; prints as nft syntax, which the tests compare.
 
 use std::fmt;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! Submitters: who sends, what is usual for them, how much speaks against them, and whose mail is stopped.
 //!
 //! **Invariant:** only an account vouched for by a login that worked, or a local user that handed in mail, is ever held or
-//! locked by the engine, and none for failures, for geography alone, or for what other servers say alone; what an operator
-//! says goes for every name.
+//! locked by the engine, and none for failures. No score locks for geography alone, or for what other servers say alone; a jail that says `then = "lock"`
+//! needs no second sign. What an operator says goes for every name.
 
 mod domains;
 mod history;

@@ -1,4 +1,4 @@
-//! Something to poll: readable when the file or its directory changed. The caller polls every second besides, so a watch that
+//! Something to poll: readable when the file or its directory changed. The caller looks with every tick besides, so a watch that
 //! cannot be had is no error.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};

@@ -3,7 +3,7 @@
 //!
 //! A ban's texts stand in its decision (`bans.decision`). A row of `bans` outlives its ban by the memory, so the table is the history
 //! of the networks as well. `decisions` has no index: it is written hundreds of thousands of times for each time that
-//! somebody asks it `why`, and reading a million rows takes a fraction of a second.
+//! it is read, for the count of a day, and reading a million rows takes a fraction of a second.
 
 mod errands;
 mod read;

@@ -1,4 +1,4 @@
-//! `state.db`, read: at the start, and for `why` and `monitor`.
+//! `state.db`, read: at the start, and for the count of a day's bans.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
