@@ -34,8 +34,6 @@ pub const BANS_MAX: usize = 2_000_000;
 pub const SET_ELEMENTS_MAX: u32 = 2_097_152;
 /// Elements written to the kernel in one slice of a bulk load.
 pub const BULK_ELEMENTS_MAX: usize = 500;
-/// Bytes of one netlink batch; the default socket buffer takes 212,992 less the kernel's overhead.
-pub const NETLINK_BATCH_BYTES_MAX: usize = 128 * 1024;
 /// Lines of evidence kept with a decision.
 pub const EVIDENCE_LINES_MAX: usize = 10;
 /// Bytes of one line of evidence.

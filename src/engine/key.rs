@@ -68,10 +68,6 @@ impl Subnet {
         Subnet { bits: bits & mask(prefix), prefix }
     }
 
-    pub fn around(ip: IpAddr, prefix: u8) -> Subnet {
-        Subnet { bits: bits_of(ip) & mask(prefix), prefix }
-    }
-
     pub fn to_network(self) -> IpNetwork {
         let is_ipv4 = self.is_ipv4();
         let (bits, prefix) = if is_ipv4 { (self.bits & 0xffff_ffff, self.prefix - 96) } else { (self.bits, self.prefix) };

@@ -11,10 +11,6 @@ use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 use super::SourceError;
-use crate::limits::LINE_BYTES_MAX;
-
-/// What [`Chunks`] reads at once.
-pub const CHUNK_BYTES: usize = 2 << 20;
 
 /// Opens `path` (`-`: standard input) and unpacks it by what its first bytes say, whatever its name.
 pub fn open(path: &Path) -> Result<Box<dyn Read + Send>, SourceError> {
@@ -109,68 +105,6 @@ fn xz_problem(error: lzma_rs::error::Error) -> io::Error {
         IoError(error) | HeaderTooShort(error) if error.kind() != ErrorKind::UnexpectedEof => error,
         IoError(_) | HeaderTooShort(_) => io::Error::new(ErrorKind::UnexpectedEof, NOT_COMPLETE),
         LzmaError(text) | XzError(text) => io::Error::new(ErrorKind::InvalidData, format!("damaged xz data: {text}")),
-    }
-}
-
-/// Cuts what it reads into pieces that end with a newline.
-pub struct Chunks<R> {
-    input: R,
-    /// The start of the line that the last piece did not end.
-    rest: Vec<u8>,
-    /// Within a line that is too long, its start having been handed out.
-    is_skipping: bool,
-    is_at_end: bool,
-}
-
-impl<R: Read> Chunks<R> {
-    pub fn new(input: R) -> Self {
-        Chunks { input, rest: Vec::new(), is_skipping: false, is_at_end: false }
-    }
-
-    /// Replaces what is in `chunk`, which is best reused as it is, with the next piece: whole lines, about [`CHUNK_BYTES`]. The
-    /// last line may lack its newline; a line longer than a piece is cut. False at the end.
-    pub fn next_into(&mut self, chunk: &mut Vec<u8>) -> io::Result<bool> {
-        while !self.is_at_end {
-            // No clear: zeroing what is about to be overwritten would cost as much as the read.
-            chunk.resize(CHUNK_BYTES, 0);
-            let kept = self.rest.len();
-            let Some((head, room)) = chunk.split_at_mut_checked(kept) else { break };
-            head.copy_from_slice(&self.rest);
-            self.rest.clear();
-            let count = read_full(&mut self.input, room)?;
-            self.is_at_end = count < room.len();
-            chunk.truncate(kept + count);
-            self.cut(chunk);
-            if !chunk.is_empty() {
-                return Ok(true);
-            }
-        }
-        chunk.clear();
-        Ok(false)
-    }
-
-    /// Keeps the start of an unfinished line for the next piece.
-    fn cut(&mut self, chunk: &mut Vec<u8>) {
-        if self.is_skipping {
-            let end = memchr::memchr(b'\n', chunk);
-            self.is_skipping = end.is_none();
-            chunk.drain(..end.map_or(chunk.len(), |end| end + 1));
-        }
-        if self.is_at_end {
-            return;
-        }
-        match memchr::memrchr(b'\n', chunk) {
-            Some(end) => {
-                self.rest.extend_from_slice(chunk.get(end + 1..).unwrap_or_default());
-                chunk.truncate(end + 1);
-            }
-            None if chunk.len() > CHUNK_BYTES / 2 => {
-                chunk.truncate(LINE_BYTES_MAX);
-                chunk.push(b'\n');
-                self.is_skipping = true;
-            }
-            None => std::mem::swap(&mut self.rest, chunk),
-        }
     }
 }
 
@@ -289,16 +223,6 @@ mod tests {
 
     use super::*;
 
-    fn chunks_of(input: impl Read) -> Vec<Vec<u8>> {
-        let mut chunks = Chunks::new(input);
-        let mut found = Vec::new();
-        let mut chunk = Vec::new();
-        while chunks.next_into(&mut chunk).unwrap() {
-            found.push(chunk.clone());
-        }
-        found
-    }
-
     fn sample(bytes: usize) -> Vec<u8> {
         let mut text = Vec::new();
         for number in 0.. {
@@ -308,27 +232,6 @@ mod tests {
             writeln!(text, "Nov 24 03:00:00 mx postfix/smtpd[{number}]: connect from unknown[192.0.2.{}]", number % 256).unwrap();
         }
         text
-    }
-
-    #[test]
-    fn pieces_are_whole_lines_and_miss_nothing() {
-        let mut text = sample(5 << 20);
-        for tail in ["", "a last line without its newline"] {
-            text.extend_from_slice(tail.as_bytes());
-            let found = chunks_of(&text[..]);
-            assert!(found.len() > 2);
-            assert!(found.iter().rev().skip(1).all(|chunk| chunk.ends_with(b"\n")));
-            assert!(found.concat() == text);
-        }
-        assert!(chunks_of(&b""[..]).is_empty());
-    }
-
-    #[test]
-    fn an_endless_line_is_cut_to_one() {
-        let text = [b"before\n".to_vec(), vec![b'x'; 3 * CHUNK_BYTES], b"\nafter\n".to_vec()].concat();
-        let found = chunks_of(&text[..]).concat();
-        let lines: Vec<usize> = found.split(|byte| *byte == b'\n').map(<[u8]>::len).collect();
-        assert_eq!(lines, [6, LINE_BYTES_MAX, 5, 0]);
     }
 
     /// `tool -c`, if it is installed.

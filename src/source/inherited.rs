@@ -2,11 +2,9 @@
 //! daemon is away.
 
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::net::UnixDatagram;
 
 use listenfd::ListenFd;
-use nix::libc;
 
 use super::SourceError;
 
@@ -37,16 +35,6 @@ impl Inherited {
     /// `ListenDatagram=`
     pub fn take_datagram(&mut self, name: &str) -> Result<UnixDatagram, SourceError> {
         self.take(name, |sockets, index| sockets.take_unix_datagram(index))
-    }
-
-    /// `ListenStream=`, a path
-    pub fn take_listener(&mut self, name: &str) -> Result<UnixListener, SourceError> {
-        self.take(name, |sockets, index| sockets.take_unix_listener(index))
-    }
-
-    /// `ListenSequentialPacket=`
-    pub fn take_seqpacket(&mut self, name: &str) -> Result<OwnedFd, SourceError> {
-        self.take(name, |sockets, index| sockets.take_custom(index, libc::AF_UNIX, libc::SOCK_SEQPACKET, "unix seqpacket socket"))
     }
 
     fn take<T>(&mut self, name: &str, taker: impl FnOnce(&mut ListenFd, usize) -> io::Result<Option<T>>) -> Result<T, SourceError> {

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use mailwarden::limits::LINE_BYTES_MAX;
-use mailwarden::source::archive::{self, Chunks};
+use mailwarden::source::archive;
 use mailwarden::source::{Batch, Input, Sender, Source, Start};
 use mailwarden::time::Timestamp;
 
@@ -195,11 +195,7 @@ fn speed_of_files() {
             continue;
         }
         let start = Instant::now();
-        let mut chunks = Chunks::new(archive::open(&packed).unwrap());
-        let (mut bytes, mut chunk) = (0, Vec::new());
-        while chunks.next_into(&mut chunk).unwrap() {
-            bytes += chunk.len();
-        }
+        let bytes = std::io::copy(&mut archive::open(&packed).unwrap(), &mut std::io::sink()).unwrap();
         println!("archive made by {packing}: {:.0} MB a second", bytes as f64 / start.elapsed().as_secs_f64() / 1e6);
     }
 }
