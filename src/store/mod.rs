@@ -18,18 +18,15 @@ mod writer;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ipnetwork::IpNetwork;
-
 pub use claim::Claim;
 pub use error::StoreError;
 pub use file::{Aside, give_to_owner};
-pub use state::{DecisionQuery, Reader};
+pub use state::Reader;
 pub use windows::SavedWindows;
 
 use crate::enforce::errand::{Errand, Outcome, QueuedMail};
 use crate::engine::account::{Freed, Stopped};
 use crate::engine::decision::{Ban, Decision, Lifted};
-use crate::engine::jail::Scope;
 use crate::engine::snapshot::SnapshotRow;
 use crate::notify::{self, Outbox, Telling};
 use crate::time::Timestamp;
@@ -85,16 +82,6 @@ pub struct Loaded {
     pub notices: Vec<String>,
     /// What became of a dry run's decisions.
     pub dropped: Option<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PastBan {
-    pub net: IpNetwork,
-    pub scope: Scope,
-    /// Bans within the memory.
-    pub count: u32,
-    /// When the latest began.
-    pub last: Timestamp,
 }
 
 /// How one of the files does.
@@ -213,21 +200,17 @@ impl Store {
         self.state.send(StateJob::Tables(tables), 1);
     }
 
-    /// Keeps decisions, and the bans that they put in force or lift (unless they were only observed). False when too many wait and
-    /// these were given up; see [`Health::bans_missing`].
-    pub fn record(&self, decisions: Vec<Decision>) -> bool {
-        self.record_with(decisions, Vec::new())
-    }
-
-    /// As [`Store::record`], and in the same transaction what the helper is to do about them.
-    pub fn record_with(&self, decisions: Vec<Decision>, errands: Vec<Errand>) -> bool {
-        self.record_all(decisions, errands, Vec::new())
-    }
-
-    /// As [`Store::record_with`], and in the same transaction what people are to be told.
+    /// Keeps decisions, and the bans that they put in force or lift (unless they were only observed); in the same transaction what the
+    /// helper is to do about them and what people are to be told. False when too many wait and these were given up; see
+    /// [`Health::bans_missing`].
     pub fn record_all(&self, decisions: Vec<Decision>, errands: Vec<Errand>, tellings: Vec<Telling>) -> bool {
         let rows = decisions.len() + errands.len() + tellings.len();
         rows == 0 || self.state.send(StateJob::Decisions(decisions, errands, tellings), rows)
+    }
+
+    /// As [`Store::record_all`], where nobody is to be told anything.
+    pub fn record_with(&self, decisions: Vec<Decision>, errands: Vec<Errand>) -> bool {
+        self.record_all(decisions, errands, Vec::new())
     }
 
     /// These messages to people are over: sent, or given up.

@@ -21,7 +21,7 @@ use crate::limits::OUTBOX_MEMORY;
 use crate::notify::{self, Telling};
 use crate::time::Timestamp;
 use read::COMES_AGAIN;
-pub use read::{DecisionQuery, Reader};
+pub use read::Reader;
 pub(super) use read::{Remembered, load, salvage, tables};
 use record::Recorder;
 

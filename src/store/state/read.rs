@@ -7,16 +7,15 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 use rusqlite::{Connection, OpenFlags, Row, ffi, params};
 
-use super::record::write_subject;
 use super::{errands, stops, tellings};
 use crate::enforce::errand::{Errand, QueuedMail};
 use crate::engine::RECOVERED;
 use crate::engine::account::{Freed, Stopped};
-use crate::engine::decision::{Ban, Cause, Decision, Lifted, Subject};
+use crate::engine::decision::{Ban, Cause, Lifted};
 use crate::limits::STORIES_MAX;
 use crate::notify::Outbox;
+use crate::store::StoreError;
 use crate::store::file::open_itself;
-use crate::store::{PastBan, StoreError};
 use crate::time::Timestamp;
 
 /// Lines that are older than this when they are read count as of then.
@@ -203,11 +202,6 @@ fn ban(row: &Row<'_>) -> rusqlite::Result<Option<Ban>> {
     }))
 }
 
-fn past_ban(row: &Row<'_>) -> rusqlite::Result<Option<PastBan>> {
-    let (Some(net), Some(scope)) = (word(row, 0)?, word(row, 1)?) else { return Ok(None) };
-    Ok(Some(PastBan { net, scope, count: row.get::<_, u32>(2)?.saturating_add(1), last: time(row, 3)? }))
-}
-
 pub(super) fn word<T: FromStr>(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<T>> {
     Ok(row.get_ref(column)?.as_str()?.parse().ok())
 }
@@ -227,29 +221,10 @@ pub struct Reader {
     connection: Connection,
 }
 
-/// Which decisions; the latest come first.
-#[derive(Clone, Debug, Default)]
-pub struct DecisionQuery {
-    pub since: Option<Timestamp>,
-    /// About one of these; empty: about anything.
-    pub subjects: Vec<Subject>,
-    pub limit: u32,
-}
-
 impl Reader {
     pub(in crate::store) fn open(path: &Path) -> Result<Reader, StoreError> {
         let connection = open_itself(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|error| StoreError::sqlite(path, error))?;
         Ok(Reader { path: path.to_owned(), connection })
-    }
-
-    /// Every network that was banned within the memory, whether it still is or not.
-    pub fn history(&self) -> Result<Vec<PastBan>, StoreError> {
-        let select = || -> rusqlite::Result<Vec<PastBan>> {
-            let mut select = self.connection.prepare("SELECT net, scope, earlier, since FROM bans")?;
-            let rows = select.query_map([], |row| Ok(past_ban(row).ok().flatten()))?;
-            rows.filter_map(Result::transpose).collect()
-        };
-        select().map_err(|error| StoreError::sqlite(&self.path, error))
     }
 
     /// How many networks each jail banned in `[begin, end)`, the busiest first. Passes over all decisions.
@@ -264,53 +239,4 @@ impl Reader {
         };
         select().map_err(|error| StoreError::sqlite(&self.path, error))
     }
-
-    pub fn decisions(&self, query: &DecisionQuery) -> Result<Vec<Decision>, StoreError> {
-        self.select(query).map_err(|error| StoreError::sqlite(&self.path, error))
-    }
-
-    fn select(&self, query: &DecisionQuery) -> rusqlite::Result<Vec<Decision>> {
-        const COLUMNS: &str = "id, time, verb, subject, is_account, scope, until, jail, reason, cause, observed, evidence";
-        let since = query.since.map_or(i64::MIN, Timestamp::micros);
-        if query.subjects.is_empty() {
-            let mut select =
-                self.connection.prepare(&format!("SELECT {COLUMNS} FROM decisions WHERE time >= ?1 ORDER BY number DESC LIMIT ?2"))?;
-            return select.query_map(params![since, query.limit], decision)?.filter_map(Result::transpose).collect();
-        }
-        let text =
-            format!("SELECT {COLUMNS} FROM decisions WHERE subject = ?3 AND is_account = ?4 AND time >= ?1 ORDER BY number DESC LIMIT ?2");
-        let mut select = self.connection.prepare(&text)?;
-        let mut found: Vec<Decision> = Vec::new();
-        for subject in &query.subjects {
-            let mut name = String::new();
-            write_subject(&mut name, subject);
-            let rows = select.query_map(params![since, query.limit, name, matches!(subject, Subject::Account(_))], decision)?;
-            for row in rows.filter_map(Result::transpose) {
-                found.push(row?);
-            }
-        }
-        found.sort_by_key(|decision| std::cmp::Reverse(decision.time));
-        found.truncate(query.limit as usize);
-        Ok(found)
-    }
-}
-
-fn decision(row: &Row<'_>) -> rusqlite::Result<Option<Decision>> {
-    let subject = if row.get(4)? { Some(Subject::Account(row.get(3)?)) } else { word(row, 3)?.map(Subject::Net) };
-    let (Some(verb), Some(subject), Some(scope), Some(cause)) = (word(row, 2)?, subject, word(row, 5)?, word::<Cause>(row, 9)?) else {
-        return Ok(None);
-    };
-    Ok(Some(Decision {
-        id: row.get::<_, i64>(0)?.cast_unsigned(),
-        time: time(row, 1)?,
-        verb,
-        subject,
-        scope,
-        until: time(row, 6)?,
-        jail: row.get(7)?,
-        reason: row.get(8)?,
-        cause,
-        observed: row.get(10)?,
-        evidence: lines(row, 11)?,
-    }))
 }

@@ -131,7 +131,7 @@ impl<'c> Recorder<'c> {
     }
 }
 
-pub(super) fn write_subject(text: &mut String, subject: &Subject) {
+fn write_subject(text: &mut String, subject: &Subject) {
     match subject {
         Subject::Account(name) => text.push_str(name),
         Subject::Net(net) => write_net(text, *net),
