@@ -214,6 +214,10 @@ fn old_logs_teach_what_is_usual() {
     // The same lines again change nothing that matters, and no line at all is a mistake.
     assert!(host.ok(learn).contains("1 submitters"));
     assert_eq!(host.tool(["learn", "--config", config, "--state-dir", state, "/dev/null"]).status.code(), Some(1));
+    let future = host.path("future.log");
+    std::fs::write(&future, "2131-11-10T10:00:00+00:00 mx1 postfix/smtpd[1]: connect from x[192.0.2.1]\n").unwrap();
+    let output = host.tool(["learn", "--config", config, "--state-dir", state, future.to_str().unwrap()]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("yet to come") && !output.status.success(), "{output:?}");
     let mut host = host.with(&["--dry-run"]);
     host.start();
     let why: Value = serde_json::from_str(&host.ok(["why", "anna@example.org", "--json"])).unwrap();

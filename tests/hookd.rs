@@ -249,6 +249,26 @@ fn what_was_taken_back_while_the_helper_was_away_is_not_done() {
     assert_eq!(fs::read_to_string(told).unwrap_or_default(), "unlock\n");
 }
 
+#[test]
+fn a_hook_that_comes_after_a_lock_is_for_it_too() {
+    needs_root!();
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir.path().join("tell"), TELL, 0o755);
+    write(&dir.path().join("hooks.toml"), "[hook.release]\nrun = [[\"/bin/true\"]]\n", 0o644);
+    let mut host = support::Host::new("").under(&["unshare", "-n"]);
+    let mut helper = hookd(dir.path()).arg("--listen").arg(host.path("hookd.sock")).stderr(Stdio::null()).spawn().unwrap();
+    host.start();
+    let knows_hooks = || host.status()["stopping"]["helper"].as_str().is_some_and(|told| told.contains("release"));
+    support::wait_for("the helper has told its hooks", knows_hooks);
+    host.ok(["lock", "anna@example.org"]);
+    write(&dir.path().join("hooks.toml"), &TELLING.replace("DIR", dir.path().to_str().unwrap()), 0o644);
+    host.ok(["reload"]);
+    let told = || fs::read_to_string(dir.path().join("told")).unwrap_or_default();
+    support::wait_for("the hook has run", || told().lines().count() == 2);
+    let _ = (helper.kill(), helper.wait());
+    assert!(told().starts_with("one|anna@example.org|account|"), "{}", told());
+}
+
 /// A helper that does everything at once, and the queue work that it was asked for.
 fn willing_helper(path: &Path) -> Arc<Mutex<Vec<Request>>> {
     let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::SEQPACKET, None).unwrap();

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use nix::unistd::{geteuid, setgid, setgroups, setuid};
 use serde::Serialize;
@@ -18,6 +18,9 @@ use crate::engine::snapshot::SnapshotRow;
 use crate::engine::{Engine, EngineConfig};
 use crate::store::{Claim, Run, Store};
 use crate::time::Timestamp;
+
+/// Another host's clock, or another time zone.
+const FUTURE_SLACK: Duration = Duration::from_secs(86_400);
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
@@ -99,6 +102,10 @@ fn learn(setup: &Setup, files: &[PathBuf], directory: &Path) -> Result<Learned, 
         return Err("no line of these files tells the time: are they mail logs?".to_owned());
     };
     let (status, until) = (engine.status(), engine.now());
+    if until > now + FUTURE_SLACK {
+        // Who was seen in the future is newer than all that will be seen.
+        return Err(format!("these logs go on to {until}, which is yet to come; nothing was learned: leave the file that says so out"));
+    }
     let rows = engine.learned_rows();
     if store.save_windows(rows, Vec::new()).is_err() {
         return Err("the state is busy; nothing was saved".to_owned());

@@ -128,8 +128,15 @@ mod tests {
 
     #[test]
     fn only_private_or_narrow_networks_are_exempt() {
-        let cases =
-            [("10.0.0.0/8", true), ("203.0.113.0/24", false), ("203.0.113.8/29", true), ("fd00::/8", true), ("2001:db8::/32", false)];
+        let cases = [
+            ("10.0.0.0/8", true),
+            ("203.0.113.0/24", false),
+            ("203.0.113.8/29", true),
+            ("fd00::/8", true),
+            ("2001:db8::/32", false),
+            ("127.0.0.0/8", true),
+            ("::ffff:127.0.0.0/104", true),
+        ];
         for (network, expected) in cases {
             assert_eq!(too_wide(&[network.parse().unwrap()]).is_empty(), expected, "{network}");
         }

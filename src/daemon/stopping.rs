@@ -107,6 +107,9 @@ impl Stopping {
 
     pub fn reconfigure(&mut self, config: &Config, has_policy_changed: bool) {
         self.board.reconfigure(&config.accounts);
+        if let Some(helper) = &self.helper {
+            helper.ask();
+        }
         if has_policy_changed || self.policy.is_none() {
             self.listen(config);
         }
@@ -142,18 +145,26 @@ impl Stopping {
         }
         self.next_chase = Instant::now() + CHASE;
         let stopped: Vec<Stopped> = engine.stopped().collect();
+        let mut errands = self.late_hooks(&stopped);
         let found = correlator.queue_ids_since(stopped.iter().map(|stopped| stopped.name.as_str()), now - CHASED);
         let mut of_each: BTreeMap<usize, Vec<(String, Timestamp)>> = BTreeMap::new();
         for (place, queue_id, arrival) in found {
             of_each.entry(place).or_default().push((queue_id, arrival));
         }
-        let mut errands = Vec::new();
         for (place, mail) in of_each {
             let Some(Stopped { name, stop, .. }) = stopped.get(place) else { continue };
             let mail = self.note_parked(name, mail);
             errands.extend(Errand::more_mail(Verb::Hold, name, stop.id, now, &mail));
         }
         errands
+    }
+
+    /// An operator gave the helper a hook while accounts are stopped: it is for them, too.
+    fn late_hooks(&self, stopped: &[Stopped]) -> Vec<Errand> {
+        let new = self.helper.as_ref().map(Helper::take_new_verbs).unwrap_or_default();
+        let decisions = stopped.iter().map(|stopped| (stopped.decision(), stopped.name.as_str()));
+        let is_new = |verb: Verb| new.iter().any(|new| new == verb.as_str());
+        decisions.filter(|(decision, _)| is_new(decision.verb)).map(|(decision, name)| Errand::late(&decision, name)).collect()
     }
 
     /// Lets the `count` oldest parked messages of an account go. While it is stopped they are not parked again; a later stop parks what

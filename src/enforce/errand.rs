@@ -58,6 +58,11 @@ impl Errand {
         }
     }
 
+    /// The hook of a decision that was made before there was one.
+    pub fn late(decision: &Decision, account: &str) -> Errand {
+        Errand::plain(decision, decision.verb, account)
+    }
+
     /// Further messages of an account that is held already, or some that are let go before the others. `cause` tells apart what may
     /// happen to a message more than once: for a hold it is the stop.
     pub fn more_mail(verb: Verb, account: &str, cause: u64, time: Timestamp, mail: &[QueuedMail]) -> Vec<Errand> {

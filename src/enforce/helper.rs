@@ -40,6 +40,8 @@ pub struct View {
     /// Why the latest errand or question failed.
     pub problem: Option<String>,
     pub waiting: usize,
+    /// Verbs that got a hook since the daemon has known the others.
+    new_verbs: Vec<String>,
 }
 
 impl Helper {
@@ -47,7 +49,7 @@ impl Helper {
     pub fn start(path: PathBuf, pending: Vec<Errand>, done: impl Fn(String, Outcome) + Send + 'static) -> io::Result<Helper> {
         let (errands, receiver) = channel();
         let view = Arc::new(Mutex::new(View::default()));
-        let mut courier = Courier { path: path.clone(), waiting: VecDeque::new(), view: view.clone(), next_question: None };
+        let mut courier = Courier { path: path.clone(), waiting: VecDeque::new(), view: view.clone(), next_question: None, known: None };
         courier.take(pending);
         std::thread::Builder::new().name("helper".into()).spawn(move || courier.run(&receiver, &done))?;
         Ok(Helper { path, errands, view })
@@ -61,6 +63,17 @@ impl Helper {
     /// For threads that hand errands over later.
     pub fn sender(&self) -> Sender<Vec<Errand>> {
         self.errands.clone()
+    }
+
+    /// Asks anew which hooks there are, without waiting for the answer.
+    pub fn ask(&self) {
+        // The thread lives as long as we do.
+        let _ = self.errands.send(Vec::new());
+    }
+
+    /// The verbs that got a hook, each once.
+    pub fn take_new_verbs(&self) -> Vec<String> {
+        std::mem::take(&mut self.view.lock().unwrap_or_else(PoisonError::into_inner).new_verbs)
     }
 
     pub fn view(&self) -> View {
@@ -78,6 +91,8 @@ struct Courier {
     view: Arc<Mutex<View>>,
     /// `None`: at the next chance.
     next_question: Option<Instant>,
+    /// The verbs that had hooks when that was last known.
+    known: Option<Vec<String>>,
 }
 
 struct Waiting {
@@ -101,7 +116,12 @@ impl Courier {
             let pause = due.map_or(DESCRIBE_INTERVAL, |due| due.saturating_duration_since(now));
             let pause = if self.next_question.is_none() { Duration::ZERO } else { pause };
             match errands.recv_timeout(pause) {
-                Ok(more) => self.take(more),
+                Ok(more) => {
+                    if more.is_empty() {
+                        self.next_question = None;
+                    }
+                    self.take(more);
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -208,6 +228,7 @@ impl Courier {
         }
         self.next_question = Some(Instant::now() + DESCRIBE_INTERVAL);
         if !self.path.exists() {
+            self.known = Some(Vec::new());
             self.view.lock().unwrap_or_else(PoisonError::into_inner).verbs = None;
             return;
         }
@@ -218,6 +239,9 @@ impl Courier {
             Ok(Answer { status: Status::Done, verbs, .. }) => {
                 if view.verbs.is_none() {
                     view.problem = None;
+                }
+                if let Some(before) = self.known.replace(verbs.clone()) {
+                    view.new_verbs.extend(verbs.iter().filter(|verb| !before.contains(verb)).cloned());
                 }
                 view.verbs = Some(verbs);
             }
@@ -301,7 +325,7 @@ mod tests {
             }
         });
         let view = Arc::new(Mutex::new(View::default()));
-        let mut courier = Courier { path, waiting: VecDeque::new(), view: view.clone(), next_question: None };
+        let mut courier = Courier { path, waiting: VecDeque::new(), view: view.clone(), next_question: None, known: None };
         let (sender, ended) = channel();
         for round in rounds {
             courier.take(round.to_vec());

@@ -56,8 +56,8 @@ const PUBLIC_PREFIX_MIN: u8 = 128 - 3;
 impl Allow {
     pub fn new(config: &AllowConfig) -> Allow {
         let special: Vec<IpNetwork> = SPECIAL.iter().filter_map(|net| net.parse().ok()).collect();
-        let private: Vec<Subnet> = PRIVATE.iter().filter_map(|net| net.parse().ok()).map(Subnet::new).collect();
-        let (mynetworks, too_wide) = config.mynetworks.iter().partition(|net| is_narrow(Subnet::new(**net), &private));
+        let harmless: Vec<Subnet> = PRIVATE.iter().chain(&SPECIAL).filter_map(|net| net.parse().ok()).map(Subnet::new).collect();
+        let (mynetworks, too_wide) = config.mynetworks.iter().partition(|net| is_narrow(Subnet::new(**net), &harmless));
         let named = [
             (AllowReason::Ignored, &config.ignore),
             (AllowReason::Own, &config.own),

@@ -160,7 +160,7 @@ impl Engine {
             remembered_subjects: self.history.len(),
             submitters: self.submitters.len(),
             submitters_evicted: self.submitters.evictions(),
-            accounts_stopped: self.standings.count(),
+            accounts_stopped: self.standings.accounts(),
             accounts_observed: self.is_observing_accounts(),
             accounts_since: (self.accounts_since > 0).then(|| Timestamp::from_seconds(i64::from(self.accounts_since)).rfc3339()),
             decisions_dropped: self.totals.decisions_dropped,

@@ -1,5 +1,7 @@
 //! What is usual for an account, and who teaches it; what a lock leads to, and how it ends.
 
+use std::time::Duration;
+
 use mailwarden::engine::account::Hindrance;
 use mailwarden::engine::account::report::AccountView;
 use mailwarden::engine::decision::{Command, Reply, Verb};
@@ -206,6 +208,22 @@ fn the_operators_unlock_settles_the_score() {
     clerk().days(&mut log, 9..12);
     host.play(log);
     assert_eq!(host.stops().len(), before, "{:#?}", host.stops());
+}
+
+#[test]
+fn a_second_lock_makes_the_first_neither_shorter_nor_narrower() {
+    let mut host = Host::shipped();
+    let lock = |minutes: u64, full| Command::Lock {
+        account: OWNER.to_owned(),
+        duration: Some(Duration::from_secs(minutes * 60)),
+        full,
+        reason: String::new(),
+    };
+    for (minutes, full, changed) in [(600, false, 1), (10, true, 1), (300, false, 0), (900, false, 1)] {
+        assert_eq!(host.command(lock(minutes, full)), Reply::Done { changed });
+    }
+    let stops: Vec<_> = host.engine.stopped().map(|stopped| (stopped.stop.scope, stopped.stop.until.since(host.engine.now()))).collect();
+    assert_eq!(stops, [(Scope::Auth, Duration::from_secs(900 * 60))]);
 }
 
 /// A shop's software has begun to send for the owner, from abroad. Once the operator said so, that is a place of the account: else it would

@@ -63,6 +63,26 @@ pub struct Stopped {
     pub stop: Stop,
 }
 
+impl Stopped {
+    /// What put it in force.
+    pub fn decision(&self) -> Decision {
+        let Stopped { name, hindrance, stop } = self;
+        Decision {
+            id: stop.id,
+            time: stop.since,
+            verb: if *hindrance == Hindrance::Held { Verb::Hold } else { Verb::Lock },
+            subject: Subject::Account(name.clone()),
+            scope: stop.scope,
+            until: stop.until,
+            jail: stop.jail.clone(),
+            reason: stop.reason.clone(),
+            cause: stop.cause,
+            observed: false,
+            evidence: stop.evidence.clone(),
+        }
+    }
+}
+
 /// A hold or lock that an operator ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Freed {
@@ -102,6 +122,11 @@ impl Standings {
     /// Holds and locks together.
     pub fn count(&self) -> usize {
         self.held.len() + self.locked.len()
+    }
+
+    /// Who is held and locked is one account.
+    pub fn accounts(&self) -> usize {
+        self.locked.len() + self.held.keys().filter(|name| !self.locked.contains_key(*name)).count()
     }
 
     pub fn is_full(&self) -> bool {
@@ -272,7 +297,14 @@ impl Engine {
     }
 
     /// Enters a hold or lock and tells of it, if that changed anything. In observe mode it is only told.
-    pub(in crate::engine) fn stop(&mut self, name: &str, hindrance: Hindrance, decision: Decision) -> bool {
+    pub(in crate::engine) fn stop(&mut self, name: &str, hindrance: Hindrance, mut decision: Decision) -> bool {
+        // A second one makes the first neither shorter nor narrower.
+        if let Some(old) = self.standings.get(name, hindrance).filter(|_| !decision.observed) {
+            decision.until = decision.until.max(old.until);
+            if wider(old.scope, decision.scope) {
+                decision.scope = old.scope;
+            }
+        }
         let changed = decision.observed || self.standings.enter(name, hindrance, Stop::from(&decision));
         if changed {
             self.push(decision);
