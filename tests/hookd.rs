@@ -241,6 +241,9 @@ fn what_was_taken_back_while_the_helper_was_away_is_not_done() {
     host.start();
     host.ok(["lock", "anna@example.org"]);
     support::wait_for("the errand to wait", || host.status()["stopping"]["errands_waiting"] == 1);
+    for command in [["list", "locks"], ["why", "anna@example.org"]] {
+        support::wait_for("it to be told", || host.ok(command).contains("NOT ALL OF IT IS DONE"));
+    }
     fs::remove_file(&socket).unwrap();
     host.ok(["unlock", "anna@example.org"]);
     let mut helper = hookd(dir.path()).arg("--listen").arg(&socket).stderr(Stdio::null()).spawn().unwrap();

@@ -44,7 +44,12 @@ fn print(stops: &[StopView]) -> io::Result<()> {
             table::printable(&stop.reason),
         ]);
     }
-    table.print()
+    table.print()?;
+    for (stop, failure) in stops.iter().filter_map(|stop| Some((stop, stop.failure.as_ref()?))) {
+        let account = shell::shown(&stop.account);
+        writeln!(io::stdout(), "{account}: NOT ALL OF IT IS DONE, it is tried again: {}", table::printable(failure.trim_end()))?;
+    }
+    Ok(())
 }
 
 /// One line of `status`.

@@ -157,6 +157,8 @@ pub struct StopView {
     pub scope: Option<Scope>,
     /// There is a way to carry it out; else it is only a word.
     pub in_force: bool,
+    /// Why the helper could not do its part; it tries again.
+    pub failure: Option<String>,
     pub jail: String,
     pub since: String,
     /// RFC 3339; `null`: until somebody lifts it.

@@ -240,6 +240,11 @@ impl Stopping {
         });
     }
 
+    /// Why the helper has not done what it was asked to do about an account.
+    pub fn failure(&self, account: &str) -> Option<String> {
+        self.helper.as_ref()?.failure(account)
+    }
+
     /// Messages of an account that were put on hold.
     pub fn parked(&self, account: &str) -> usize {
         self.parked.get(account).map_or(0, BTreeMap::len)

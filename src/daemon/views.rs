@@ -132,6 +132,7 @@ pub(super) fn why(core: &Core, subject: &str, account: String) -> Response {
             let (stopping, is_lock) = (&core.effects.stopping, stop["state"] == "locked");
             let hindrance = if is_lock { Hindrance::Locked } else { Hindrance::Held };
             stop["in_force"] = stopping.carries_out(hindrance, name).into();
+            stop["failure"] = stopping.failure(name).into();
             if is_lock && stop["scope"] == json!(Scope::Auth) {
                 stop["scope"] = json!(stopping.scope_of_lock(Scope::Auth));
             }

@@ -3,7 +3,7 @@
 //!
 //! Each errand carries an id that the helper remembers, so that one which is delivered twice (after a kill, say) is done once.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -40,6 +40,8 @@ pub struct View {
     /// Why the latest errand or question failed.
     pub problem: Option<String>,
     pub waiting: usize,
+    /// The accounts for which something failed that is tried again, and why.
+    pub failing: BTreeMap<String, String>,
     /// Verbs that got a hook since the daemon has known the others.
     new_verbs: Vec<String>,
 }
@@ -74,6 +76,11 @@ impl Helper {
     /// The verbs that got a hook, each once.
     pub fn take_new_verbs(&self) -> Vec<String> {
         std::mem::take(&mut self.view.lock().unwrap_or_else(PoisonError::into_inner).new_verbs)
+    }
+
+    /// Why something that was to be done about an account is not done yet.
+    pub fn failure(&self, account: &str) -> Option<String> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner).failing.get(account).cloned()
     }
 
     pub fn view(&self) -> View {
@@ -204,9 +211,15 @@ impl Courier {
             Outcome::Superseded => log::info!("helper: {} of {} had failed and is no longer wanted", errand.verb, errand.account),
         }
         // What another errand still waits for goes on being told.
-        if matches!(outcome, Outcome::Done(_)) && self.waiting.iter().all(|waiting| waiting.attempts == 0) {
-            self.view.lock().unwrap_or_else(PoisonError::into_inner).problem = None;
+        let mut failed = self.waiting.iter().filter(|waiting| waiting.attempts > 0);
+        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(outcome, Outcome::Done(_)) && failed.clone().next().is_none() {
+            view.problem = None;
         }
+        if !failed.any(|waiting| waiting.errand.account == errand.account) {
+            view.failing.remove(&errand.account);
+        }
+        drop(view);
         done(errand.id, outcome);
     }
 
@@ -219,7 +232,9 @@ impl Courier {
         let level = if waiting.attempts == 1 || pause == RETRY_MAX { log::Level::Error } else { log::Level::Debug };
         let (verb, account) = (waiting.errand.verb, waiting.errand.account.clone());
         log::log!(level, "helper: {verb} of {account} failed, next try in {} s: {}", pause.as_secs(), why.escape_debug());
-        self.view.lock().unwrap_or_else(PoisonError::into_inner).problem = Some(why.to_owned());
+        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        view.problem = Some(why.to_owned());
+        view.failing.insert(account, why.to_owned());
     }
 
     fn ask_when_due(&mut self) {
