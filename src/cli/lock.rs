@@ -47,9 +47,14 @@ fn print(stops: &[StopView]) -> io::Result<()> {
     table.print()?;
     for (stop, failure) in stops.iter().filter_map(|stop| Some((stop, stop.failure.as_ref()?))) {
         let account = shell::shown(&stop.account);
-        writeln!(io::stdout(), "{account}: NOT ALL OF IT IS DONE, it is tried again: {}", table::printable(failure.trim_end()))?;
+        writeln!(io::stdout(), "{account}: {}", undone(failure))?;
     }
     Ok(())
+}
+
+/// Why the helper has not done all of its part.
+pub(super) fn undone(failure: &str) -> String {
+    format!("NOT ALL OF IT IS DONE, it is tried again: {}", table::printable(failure.trim_end()))
 }
 
 /// One line of `status`.

@@ -24,7 +24,7 @@ pub(super) fn print(out: &mut impl Write, name: &str, account: &Value) -> io::Re
         };
         writeln!(out, "{shown} is {how}, since {} {until}.", time(&stop["since"]))?;
         if let Some(failure) = stop["failure"].as_str() {
-            writeln!(out, "  NOT ALL OF IT IS DONE, it is tried again: {}", table::printable(failure.trim_end()))?;
+            writeln!(out, "  {}", super::lock::undone(failure))?;
         }
         writeln!(out, "  because: {}", text(&stop["reason"]))?;
         for line in list(&stop["evidence"]) {

@@ -162,9 +162,8 @@ impl Stopping {
     /// An operator gave the helper a hook while accounts are stopped: it is for them, too.
     fn late_hooks(&self, stopped: &[Stopped]) -> Vec<Errand> {
         let new = self.helper.as_ref().map(Helper::take_new_verbs).unwrap_or_default();
-        let decisions = stopped.iter().map(|stopped| (stopped.decision(), stopped.name.as_str()));
-        let is_new = |verb: Verb| new.iter().any(|new| new == verb.as_str());
-        decisions.filter(|(decision, _)| is_new(decision.verb)).map(|(decision, name)| Errand::late(&decision, name)).collect()
+        let is_late = |stopped: &&Stopped| new.iter().any(|verb| verb == stopped.hindrance.verb().as_str());
+        stopped.iter().filter(is_late).map(|stopped| Errand::late(&stopped.decision(), &stopped.name)).collect()
     }
 
     /// Lets the `count` oldest parked messages of an account go. While it is stopped they are not parked again; a later stop parks what

@@ -3,10 +3,10 @@
 //! **Invariant:** one owner, no locks, no `Result`. The same events at the same times give the same decisions: nothing
 //! depends on the order of a hash map. `now` never runs backwards; an event later than `now` counts as of now.
 //!
-//! The files: `jail` what an operator wrote, `rule` the same compiled, and `matching` which events that is about; `key` what is counted; `measure` how; `table` where
-//! the counts live; `known` who behaved; `allow` who is never banned; `counting` an event's way through all that; `verdict`
-//! what follows when a limit is reached; `sanction` for how long; `ledger` what is in force; `account` the same for submitters; `command` what an operator
-//! wants; `snapshot` and `saving` what outlives a restart; `report` what is shown.
+//! The files: `jail` what an operator wrote, `rule` the same compiled, and `matching` which events that is about; `key` what is
+//! counted; `measure` how; `table` where the counts live; `known` who behaved; `allow` who is never banned; `counting` an event's way
+//! through all that; `verdict` what follows when a limit is reached; `sanction` for how long; `ledger` what is in force; `account` the
+//! same for submitters; `command` what an operator wants; `snapshot` and `saving` what outlives a restart; `report` what is shown.
 
 pub mod account;
 pub mod allow;

@@ -4,8 +4,9 @@
 //! `text` and `desk` are pure: what a message says, and when which messages go; `mail` and `webhook` are the ways out, each with a
 //! thread of its own (`courier`).
 //!
-//! **Invariant:** nobody waits for a mail server here, no recipient for another one, nothing that was taken is told again (each message has the id of its
-//! decision), nothing is told about messages that could not be sent, and no text of an attacker stands in a header.
+//! **Invariant:** nobody waits for a mail server here, no recipient for another one, nothing that was taken is told again (each
+//! message has the id of its decision), nothing is told about messages that could not be sent, and no text of an attacker stands in a
+//! header.
 
 mod courier;
 mod desk;

@@ -47,6 +47,21 @@ fn assert_within_budget(host: &Host) {
     }
 }
 
+/// After nine quiet days he robs his own accounts, one each `gap`, and the victim so long after the first of them.
+fn rob_in_turn(seed: u64, own: &[String], from: i64, gap: i64, victim_after: i64) -> Host {
+    let mut host = Host::shipped();
+    let mut log = Log::new(seed);
+    for (number, name) in own.iter().enumerate() {
+        live(&mut log, name, number as u16, 0..10);
+        rob(&mut log, name, from + number as i64 * gap);
+    }
+    live(&mut log, VICTIM, 99, 0..10);
+    rob(&mut log, VICTIM, from + victim_after);
+    host.play(log);
+    assert_within_budget(&host);
+    host
+}
+
 #[test]
 fn a_rule_that_locks_everybody_runs_out_of_locks_and_holds() {
     let mut host = Host::shipped();
@@ -78,17 +93,8 @@ fn a_rule_that_locks_everybody_runs_out_of_locks_and_holds() {
 /// He spends all locks of the day on accounts of his own, and then he uses the stolen one.
 #[test]
 fn burnt_locks_free_no_thief() {
-    let mut host = Host::shipped();
     let trials: Vec<String> = (0..30).map(|number| format!("trial{number}@dom{}.example", number % 15)).collect();
-    let mut log = Log::new(3);
-    for (number, name) in trials.iter().enumerate() {
-        live(&mut log, name, number as u16, 0..10);
-        rob(&mut log, name, midnight(9) + number as i64 * 12 * MINUTE);
-    }
-    live(&mut log, VICTIM, 99, 0..10);
-    rob(&mut log, VICTIM, midnight(9) + 12 * HOUR);
-    host.play(log);
-    assert_within_budget(&host);
+    let mut host = rob_in_turn(3, &trials, midnight(9), 12 * MINUTE, 12 * HOUR);
     assert_eq!(locks(&host).len(), 20, "{:#?}", host.stops());
     for name in &trials {
         assert!(host.stopped_at(name).is_some(), "{name} got away");
@@ -106,17 +112,8 @@ fn burnt_locks_free_no_thief() {
 /// One account of many within a domain: the others have locks left.
 #[test]
 fn one_domain_cannot_use_up_the_locks_of_all() {
-    let mut host = Host::shipped();
     let own: Vec<String> = (0..6).map(|number| format!("own{number}@attacker.example")).collect();
-    let mut log = Log::new(5);
-    for (number, name) in own.iter().enumerate() {
-        live(&mut log, name, number as u16, 0..10);
-        rob(&mut log, name, midnight(9) + 3 * HOUR + number as i64 * 30 * SECOND);
-    }
-    live(&mut log, VICTIM, 99, 0..10);
-    rob(&mut log, VICTIM, midnight(9) + 3 * HOUR + 5 * MINUTE);
-    host.play(log);
-    assert_within_budget(&host);
+    let host = rob_in_turn(5, &own, midnight(9) + 3 * HOUR, 30 * SECOND, 5 * MINUTE);
     assert_eq!(host.told(VICTIM, Verb::Lock).len(), 1, "{:#?}", locks(&host).into_iter().map(sentence).collect::<Vec<_>>());
     let told: Vec<String> = host.decisions.iter().filter(|told| told.verb == Verb::Alert).map(sentence).collect();
     let of_budget = told.iter().filter(|told| told.contains("held in place of locked") && !told.contains("still held")).count();
@@ -126,16 +123,7 @@ fn one_domain_cannot_use_up_the_locks_of_all() {
 /// One after the other over a day.
 #[test]
 fn one_domain_cannot_use_up_the_locks_of_a_day() {
-    let mut host = Host::shipped();
     let own: Vec<String> = (0..24).map(|number| format!("own{number}@attacker.example")).collect();
-    let mut log = Log::new(6);
-    for (number, name) in own.iter().enumerate() {
-        live(&mut log, name, number as u16, 0..10);
-        rob(&mut log, name, midnight(9) + number as i64 * 12 * MINUTE);
-    }
-    live(&mut log, VICTIM, 99, 0..10);
-    rob(&mut log, VICTIM, midnight(9) + 12 * HOUR);
-    host.play(log);
-    assert_within_budget(&host);
+    let host = rob_in_turn(6, &own, midnight(9), 12 * MINUTE, 12 * HOUR);
     assert_eq!((locks(&host).len(), host.told(VICTIM, Verb::Lock).len()), (16, 1), "{:#?}", host.stops());
 }

@@ -70,7 +70,7 @@ impl Stopped {
         Decision {
             id: stop.id,
             time: stop.since,
-            verb: if *hindrance == Hindrance::Held { Verb::Hold } else { Verb::Lock },
+            verb: hindrance.verb(),
             subject: Subject::Account(name.clone()),
             scope: stop.scope,
             until: stop.until,
