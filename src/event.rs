@@ -147,7 +147,7 @@ impl Whence {
     };
 }
 
-/// One fact. Borrowed and `Copy`: its texts live in the batch or in the correlator until the call that receives it returns.
+/// One fact. Borrowed and `Copy`: its texts live with whoever tells it until the call that receives it returns.
 #[derive(Clone, Copy, Debug)]
 pub struct Event<'a> {
     pub kind: EventKind,

@@ -1,15 +1,19 @@
-//! What an event, a key and a ban cost in the engine alone. Times are CPU time of this thread, so that a busy machine does not
-//! show; memory is what the process has resident.
+//! What a line costs on its way through parser, correlator and engine, and what an event, a key and a ban cost in the engine alone.
+//! Times are CPU time of this thread, so that a busy machine does not show; memory is what the process has resident.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use mailwarden::config::{self, Paths};
+use mailwarden::correlate::Correlator;
 use mailwarden::engine::jail::{Action, BanSpec, Distinct, Jail, KeyPart, Measure, Scope, Step};
 use mailwarden::engine::sanction::SanctionConfig;
 use mailwarden::engine::{Engine, EngineConfig, Seed};
 use mailwarden::event::{Event, EventKind, Reason, Service};
+use mailwarden::parse::{Field, Outcome, Parsed, Parser, ParserOptions};
 use mailwarden::time::Timestamp;
 use nix::time::{ClockId, clock_gettime};
 
@@ -25,6 +29,7 @@ pub const VERB: &str = "engine-section";
 type Section = (&'static str, fn() -> Vec<Row>);
 const SECTIONS: &[Section] = &[
     ("uncounted", uncounted),
+    ("line", line),
     ("one", || compare("one jail", one_jail)),
     ("five", || compare("five jails", five_jails)),
     ("memory", memory),
@@ -53,13 +58,21 @@ pub fn print_section(wanted: &str) -> bool {
     section.is_some()
 }
 
-/// The cost of an event with few and with many addresses, in batches as the daemon takes them when lines wait.
+/// The cost of a line with few and with many addresses, parsed, joined and counted in batches as the daemon takes them when lines wait.
+fn line() -> Vec<Row> {
+    let [few, many] = [FEW, MANY].map(|keys| counted(five_jails, keys, Feed::Lines));
+    let what = format!("cost of a line, {FEW} → {MANY} addresses, five jails");
+    vec![Row::at_most(what, 1.5, "×", many / few, format!("({few:.0} → {many:.0} ns)"))]
+}
+
+/// How much of that is the engine's part.
 fn compare(name: &str, jails: fn(u64) -> Vec<Jail>) -> Vec<Row> {
-    let [alone, batched] = [false, true].map(|foresee| (counted(jails, FEW, foresee), counted(jails, MANY, foresee)));
+    let cost = |feed| {
+        let [few, many] = [FEW, MANY].map(|keys| counted(jails, keys, feed));
+        format!("{:.2} × ({few:.0} → {many:.0} ns)", many / few)
+    };
     let what = format!("cost of an event, {FEW} → {MANY} addresses, {name}");
-    let how = format!("({:.0} → {:.0} ns in batches)", batched.0, batched.1);
-    let unforeseen = format!("{:.2} × ({:.0} → {:.0} ns)", alone.1 / alone.0, alone.0, alone.1);
-    vec![Row::at_most(what, 1.5, "×", batched.1 / batched.0, how), Row::compare("    the same, each event by itself", unforeseen)]
+    vec![Row::compare(what, cost(Feed::Batches)), Row::compare("    the same, each event by itself", cost(Feed::Events))]
 }
 
 fn jail(name: &str, findtime_seconds: u64) -> Jail {
@@ -163,32 +176,36 @@ fn uncounted() -> Vec<Row> {
     vec![Row::compare("cost of an event that no jail counts", format!("{:.0} ns", per(begin, rounds)))]
 }
 
+/// What the engine is fed with.
+#[derive(Clone, Copy)]
+enum Feed {
+    /// Events, each by itself.
+    Events,
+    /// Events, of which the engine sees the next ones coming.
+    Batches,
+    /// The same from lines.
+    Lines,
+}
+
 /// One failure each second, from `keys` addresses in turn; each is forgotten before it fails again too often.
-fn counted(jails: fn(u64) -> Vec<Jail>, keys: u32, foresee: bool) -> f64 {
+fn counted(jails: fn(u64) -> Vec<Jail>, keys: u32, feed: Feed) -> f64 {
     let mut engine = engine(jails(u64::from(keys) * 3 / 2), true);
+    let mut front = Front::new();
     let mut second = START;
     let mut run = |engine: &mut Engine, rounds: u32| {
-        let begin = cpu();
+        let mut taken = Duration::ZERO;
         for batch in 0..rounds / BATCH {
             // Each address once a round, in an order that no cache foresees.
             let batch: [u32; BATCH as usize] =
                 std::array::from_fn(|n| (u64::from(batch * BATCH + n as u32) * 611_953 % u64::from(keys)) as u32);
-            if foresee {
-                let accounts = batch.map(account);
-                let coming = batch
-                    .iter()
-                    .zip(&accounts)
-                    .map(|(who, account)| (EventKind::AuthFailure, Some(address(*who)), Some(account.as_slice())));
-                engine.foresee(coming);
-            }
-            for who in batch {
-                second += 1;
-                let at = Timestamp::from_seconds(second);
-                engine.handle_event(&failure(at, address(who), &account(who)), at);
-                while engine.poll_decision().is_some() {}
-            }
+            taken += match feed {
+                Feed::Lines => front.take(&batch, second, engine),
+                Feed::Batches => take(&batch, second, true, engine),
+                Feed::Events => take(&batch, second, false, engine),
+            };
+            second += i64::from(BATCH);
         }
-        per(begin, rounds)
+        taken.as_nanos() as f64 / f64::from(rounds)
     };
     run(&mut engine, keys);
     // What a snapshot would have taken: not measured here.
@@ -198,6 +215,63 @@ fn counted(jails: fn(u64) -> Vec<Jail>, keys: u32, foresee: bool) -> f64 {
     let counting = &engine.status().jails[0];
     assert!(counting.keys >= keys as usize && counting.bans_total == 0, "{} of {keys} keys held", counting.keys);
     cost
+}
+
+/// Counts a failure of each of `batch`, one a second from `second` on.
+fn take(batch: &[u32], second: i64, foresee: bool, engine: &mut Engine) -> Duration {
+    let accounts: Vec<[u8; 24]> = batch.iter().map(|who| account(*who)).collect();
+    let begin = cpu();
+    let coming = || batch.iter().zip(&accounts);
+    if foresee {
+        engine.foresee(coming().map(|(who, account)| (EventKind::AuthFailure, Some(address(*who)), Some(account.as_slice()))));
+    }
+    for ((who, account), second) in coming().zip(second..) {
+        let at = Timestamp::from_seconds(second);
+        engine.handle_event(&failure(at, address(*who), account), at);
+        while engine.poll_decision().is_some() {}
+    }
+    cpu() - begin
+}
+
+/// The stages before the engine, as shipped.
+struct Front {
+    parser: Parser,
+    correlator: Correlator,
+}
+
+impl Front {
+    fn new() -> Front {
+        let config = config::load(&Paths::choose(Some(Path::new(env!("CARGO_MANIFEST_DIR"))))).expect("the shipped configuration is right");
+        let options = ParserOptions::new(Timestamp::from_seconds(START + 10 * 365 * 86_400));
+        Front { parser: Parser::new(config.filters.set, options), correlator: Correlator::new(config.accounts, Vec::new()) }
+    }
+
+    /// As [`take`], from lines.
+    fn take(&mut self, batch: &[u32], second: i64, engine: &mut Engine) -> Duration {
+        let lines: Vec<String> = batch.iter().zip(second..).map(|(who, second)| failed_login(*who, second)).collect();
+        let begin = cpu();
+        let parse = |line| match self.parser.parse(line, None) {
+            Outcome::Line(parsed) => parsed,
+            _ => panic!("a failed login is recognised"),
+        };
+        let parsed: Vec<Parsed> = lines.iter().map(String::as_bytes).map(parse).collect();
+        let told = || parsed.iter().zip(lines.iter().map(String::as_bytes));
+        engine.foresee(told().filter_map(|(parsed, line)| Some((parsed.kind.event()?, parsed.client, parsed.text(line, Field::Account)))));
+        for (parsed, line) in told() {
+            let filter = self.parser.filters().filter_name(parsed.pattern);
+            self.correlator.handle(line, parsed, filter, true, parsed.time, &mut |event| engine.handle_event(event, parsed.time));
+            while engine.poll_decision().is_some() {}
+        }
+        cpu() - begin
+    }
+}
+
+fn failed_login(who: u32, second: i64) -> String {
+    let (time, pid, ip) = (Timestamp::from_seconds(second).rfc3339(), 1_000 + who % 1_000, address(who));
+    let account = String::from_utf8_lossy(&account(who)).into_owned();
+    format!(
+        "{time} mx postfix/submission/smtpd[{pid}]: warning: unknown[{ip}]: SASL LOGIN authentication failed: UGFzc3dvcmQ6, sasl_username={account}"
+    )
 }
 
 /// One count jail, five failures each, all changed since the last snapshot.

@@ -5,16 +5,16 @@ use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use super::json::Object;
 use super::logs::{self, Log, Setup};
 use super::{FAILED, out, table};
-use crate::correlate::Correlator;
 use crate::engine::Engine;
 use crate::engine::decision::{Cause, Decision, Subject, Verb};
-use crate::pipeline::{self, Chunk, Counts, LogClock};
+use crate::event::Event;
+use crate::pipeline::{self, Chunk, Consumer, Counts, Joined, Joiner};
 use crate::time::Timestamp;
 
 /// Progress is shown for logs of at least so many bytes, every so many.
@@ -46,30 +46,79 @@ pub(super) fn run(config: Option<&Path>, json: bool, args: &Args) -> ExitCode {
     }
 }
 
-/// All logs, oldest first, through an engine that `make` makes when the first line tells the time.
+/// All logs, oldest first, through an engine that `make` makes when the first line tells the time. With more than one core the lines
+/// are joined on a thread of their own, since joining and counting take longer than parsing.
 fn run_through<'a>(setup: &'a Setup, logs: Vec<Log>, printer: Printer, make: &'a MakeEngine<'a>) -> Result<Replay<'a>, String> {
-    let mut replay = Replay::new(setup, printer, make);
+    let mut replay = Replay::new(printer, make);
+    let mut joiner = Joiner::new(&setup.filters, setup.correlator());
     let mut progress = Progress::new(logs.iter().map(|log| log.size).sum());
-    for log in in_order(logs, setup) {
-        let options = log.options();
-        let result = pipeline::run(log.reader, &setup.filters, &options, |chunk| {
-            replay.take(chunk);
+    let logs = in_order(logs, setup);
+    let result = if pipeline::threads() > 1 {
+        apart(setup, logs, &mut joiner, |joined| {
+            replay.counts.add(&joined.chunk().counts);
+            joined.tell(&setup.filters, &mut replay);
+            replay.chunk_ends();
+            progress.show(joined.chunk().len() as u64);
+        })
+    } else {
+        each_chunk(setup, logs, |chunk| {
+            replay.counts.add(&chunk.counts);
+            joiner.join(chunk, &mut replay);
+            replay.chunk_ends();
             progress.show(chunk.len() as u64);
             ControlFlow::Continue(())
-        });
-        if let Err(error) = result {
+        })
+    };
+    replay.clamped = joiner.clamped();
+    match result {
+        Ok(()) => Ok(replay),
+        Err(problem) => {
             replay.printer.finish();
-            return Err(logs::unreadable(&log.path, &error));
+            Err(problem)
         }
     }
-    Ok(replay)
+}
+
+fn each_chunk(setup: &Setup, logs: Vec<Log>, mut consume: impl FnMut(&mut Chunk) -> ControlFlow<()>) -> Result<(), String> {
+    for log in logs {
+        let options = log.options();
+        pipeline::run(log.reader, &setup.filters, &options, &mut consume).map_err(|error| logs::unreadable(&log.path, &error))?;
+    }
+    Ok(())
+}
+
+/// Chunks that wait for the engine, or are with it.
+const CHUNKS_JOINED_MAX: usize = 3;
+
+/// The chunks of all logs, joined on another thread.
+fn apart(setup: &Setup, logs: Vec<Log>, joiner: &mut Joiner<'_>, mut consume: impl FnMut(&Joined)) -> Result<(), String> {
+    let (recycle, recycled) = channel::<Joined>();
+    for _ in 0..CHUNKS_JOINED_MAX {
+        recycle.send(Joined::default()).expect("the receiver is held below");
+    }
+    thread::scope(|scope| {
+        let (filled, incoming) = channel();
+        let join = move |chunk: &mut Chunk| {
+            // Whoever does not take any more has ended.
+            let Ok(mut joined) = recycled.recv() else { return ControlFlow::Break(()) };
+            joined.fill(joiner, chunk);
+            if filled.send(joined).is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        let reading = scope.spawn(move || each_chunk(setup, logs, join));
+        for joined in incoming {
+            consume(&joined);
+            // The other thread may have ended already.
+            let _ = recycle.send(joined);
+        }
+        reading.join().unwrap_or_else(|_| Err("the thread that joins lines panicked".to_owned()))
+    })
 }
 
 /// What old logs teach: the engine behind their last line, and how many lines there were. `None`: no line told the time.
 pub(super) fn learn(setup: &Setup, logs: Vec<Log>, make: &MakeEngine<'_>) -> Result<Option<(Engine, u64)>, String> {
     let replay = run_through(setup, logs, Printer::Nobody, make)?;
     let lines = replay.counts.lines;
-    Ok(replay.running.map(|(engine, _)| (engine, lines)))
+    Ok(replay.engine.map(|engine| (engine, lines)))
 }
 
 type MakeEngine<'m> = dyn Fn(Timestamp) -> Engine + 'm;
@@ -91,63 +140,59 @@ fn in_order(logs: Vec<Log>, setup: &Setup) -> Vec<Log> {
 
 /// The engine on the log's own clock.
 struct Replay<'a> {
-    setup: &'a Setup,
     make: &'a MakeEngine<'a>,
-    correlator: Correlator,
     /// Made when the first line tells the time.
-    running: Option<(Engine, LogClock)>,
+    engine: Option<Engine>,
+    /// When the engine wants to be called next.
+    due: Option<Timestamp>,
     counts: Counts,
     events: u64,
+    clamped: u64,
     /// Made from the lines of one chunk.
     decisions: Vec<Decision>,
     printer: Printer,
 }
 
 impl<'a> Replay<'a> {
-    fn new(setup: &'a Setup, printer: Printer, make: &'a MakeEngine<'a>) -> Self {
-        let (counts, decisions) = (Counts::default(), Vec::new());
-        Replay { setup, make, correlator: setup.correlator(), running: None, counts, events: 0, decisions, printer }
+    fn new(printer: Printer, make: &'a MakeEngine<'a>) -> Self {
+        let counts = Counts::default();
+        Replay { make, engine: None, due: None, counts, events: 0, clamped: 0, decisions: Vec::new(), printer }
     }
 
-    fn take(&mut self, chunk: &mut Chunk) {
-        self.counts.add(&chunk.counts);
-        if self.running.is_none() {
-            self.running = LogClock::starting_with(chunk.stamps()).map(|clock| ((self.make)(clock.now()), clock));
-        }
-        let Some((engine, clock)) = &mut self.running else { return };
-        let (correlator, events, decisions) = (&mut self.correlator, &mut self.events, &mut self.decisions);
-        let mut due = engine.poll_timeout();
-        for (line, record) in chunk.records_mut() {
-            let parsed = &mut record.parsed;
-            parsed.unfold(clock.now());
-            parsed.time = clock.advance(parsed.time);
-            let now = clock.now();
-            if due.is_some_and(|due| due <= now) {
-                engine.handle_timeout(now);
-                due = engine.poll_timeout();
-                decisions.extend(std::iter::from_fn(|| engine.poll_decision()));
-            }
-            let filter = self.setup.filters.filter_name(parsed.pattern);
-            let mut told = false;
-            correlator.handle(line, parsed, filter, true, now, &mut |event| {
-                engine.handle_event(event, now);
-                *events += 1;
-                told = true;
-            });
-            if told {
-                decisions.extend(std::iter::from_fn(|| engine.poll_decision()));
-                due = engine.poll_timeout();
-            }
-        }
-        self.printer.take(std::mem::take(decisions));
+    fn chunk_ends(&mut self) {
+        self.printer.take(std::mem::take(&mut self.decisions));
     }
 
     fn finish(self) {
         let summary = self.printer.finish();
-        let clamped = self.running.as_ref().map_or(0, |(_, clock)| clock.clamped);
-        summary.print(&self.counts, self.events, clamped);
+        summary.print(&self.counts, self.events, self.clamped);
         // The process ends: nobody needs the memory of a million rows back, one by one.
-        std::mem::forget(self.running);
+        std::mem::forget(self.engine);
+    }
+}
+
+impl Consumer for Replay<'_> {
+    fn begin(&mut self, now: Timestamp) {
+        let engine = self.engine.insert((self.make)(now));
+        self.due = engine.poll_timeout();
+    }
+
+    fn line(&mut self, now: Timestamp) {
+        if self.due.is_some_and(|due| due <= now)
+            && let Some(engine) = &mut self.engine
+        {
+            engine.handle_timeout(now);
+            self.due = engine.poll_timeout();
+            self.decisions.extend(std::iter::from_fn(|| engine.poll_decision()));
+        }
+    }
+
+    fn event(&mut self, event: &Event<'_>, now: Timestamp) {
+        let Some(engine) = &mut self.engine else { return };
+        engine.handle_event(event, now);
+        self.events += 1;
+        self.decisions.extend(std::iter::from_fn(|| engine.poll_decision()));
+        self.due = engine.poll_timeout();
     }
 }
 
@@ -156,7 +201,8 @@ enum Printer {
     /// What is decided is of no interest.
     Nobody,
     Here(Output),
-    Apart(SyncSender<Vec<Decision>>, JoinHandle<Summary>),
+    /// With what it is done with: memory is given back cheapest by the thread that took it.
+    Apart(SyncSender<Vec<Decision>>, Receiver<Vec<Decision>>, JoinHandle<Summary>),
 }
 
 /// Chunks' decisions that wait to be written.
@@ -165,12 +211,17 @@ const CHUNKS_WAITING_MAX: usize = 8;
 impl Printer {
     fn start(output: Output) -> Printer {
         let (sender, receiver) = sync_channel::<Vec<Decision>>(CHUNKS_WAITING_MAX);
+        let (done, printed) = channel();
         let mut output = output;
         let thread = thread::spawn(move || {
-            receiver.into_iter().for_each(|decisions| output.take(&decisions));
+            for decisions in receiver {
+                output.take(&decisions);
+                // Whoever does not take it any more has ended.
+                let _ = done.send(decisions);
+            }
             output.summary
         });
-        Printer::Apart(sender, thread)
+        Printer::Apart(sender, printed, thread)
     }
 
     fn take(&mut self, decisions: Vec<Decision>) {
@@ -178,7 +229,10 @@ impl Printer {
             Printer::Nobody => {}
             Printer::Here(output) => output.take(&decisions),
             // A printer that is gone has said why.
-            Printer::Apart(sender, _) => drop(sender.send(decisions)),
+            Printer::Apart(sender, printed, _) => {
+                drop(sender.send(decisions));
+                printed.try_iter().for_each(drop);
+            }
         }
     }
 
@@ -186,7 +240,7 @@ impl Printer {
         match self {
             Printer::Nobody => Summary::default(),
             Printer::Here(output) => output.summary,
-            Printer::Apart(sender, thread) => {
+            Printer::Apart(sender, _, thread) => {
                 drop(sender);
                 thread.join().unwrap_or_default()
             }

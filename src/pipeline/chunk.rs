@@ -7,7 +7,7 @@ use crate::parse::{Outcome, Parsed, Parser};
 use crate::time::Timestamp;
 
 /// Bytes read at once.
-const CHUNK_BYTES: usize = 1 << 20;
+const CHUNK_BYTES: usize = 1 << 17;
 
 /// Whole lines and what they parse to.
 #[derive(Default)]

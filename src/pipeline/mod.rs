@@ -8,6 +8,7 @@
 
 mod chunk;
 mod clock;
+mod join;
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
@@ -20,6 +21,7 @@ use crate::parse::{FilterSet, Parser, ParserOptions};
 
 pub use chunk::{Chunk, Counts, Record};
 pub use clock::LogClock;
+pub use join::{Consumer, Joined, Joiner};
 
 use chunk::Feeder;
 
