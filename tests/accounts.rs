@@ -61,6 +61,7 @@ fn verbs_are_idempotent_and_tell_what_is_not_there() {
         (&["lock", "-rf"], 2),
         (&["lock", "@b.example"], 2),
         (&["lock", "192.0.2.1"], 2),
+        (&["lock", "client:192.0.2.1"], 2),
         (&["hold", "192.0.2.0/24"], 2),
         (&["lock"], 2),
         (&["lock", "anna", "--for", "0s"], 2),

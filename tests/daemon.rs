@@ -126,7 +126,10 @@ fn undo_takes_back_a_night() {
     host.start();
     host.ok(["ban", "203.0.113.1", "203.0.113.2", "2001:db8::/64"]);
     assert_eq!(host.bans().len(), 3);
-    host.ok(["undo", "--since", "1h"]);
+    let said = host.ok(["undo", "--since", "1h"]);
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines[0], "would take back (dry run) 3 decisions");
+    assert!(lines.len() == 4 && lines.contains(&"  unban 2001:db8::/64 (mail)"), "{said}");
     assert!(host.bans().is_empty());
 }
 

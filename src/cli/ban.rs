@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use ipnetwork::IpNetwork;
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 
 use super::when::BanTime;
 use super::{Global, exchange, out, print_message, refuse, report, simple};
@@ -31,7 +31,7 @@ fn in_parts(global: &Global, nets: &[IpNetwork], done: &str, request: impl Fn(Ve
     if nets.len() <= NETS_PER_REQUEST {
         return simple(global, &request(nets.to_vec()));
     }
-    let mut sum = Sum { done: done.to_owned(), code: Code::Ok, changed: 0, lifted: Vec::new(), lines: Vec::new() };
+    let mut sum = Sum { done: done.to_owned(), ..Sum::default() };
     for part in nets.chunks(NETS_PER_REQUEST) {
         match exchange(global, &request(part.to_vec())) {
             Ok(response) if matches!(response.code, Code::Ok | Code::Refused | Code::NotFound) => sum.add(response),
@@ -46,11 +46,15 @@ fn in_parts(global: &Global, nets: &[IpNetwork], done: &str, request: impl Fn(Ve
 }
 
 /// The answers to several requests, as one.
+#[derive(Default)]
 struct Sum {
     /// In the daemon's words: a dry run has others.
     done: String,
+    /// In which scope, and until when.
+    lasting: String,
     code: Code,
     changed: u64,
+    data: Map<String, Value>,
     lifted: Vec<Value>,
     lines: Vec<String>,
 }
@@ -60,8 +64,12 @@ impl Sum {
         let changed = response.data["changed"].as_u64().unwrap_or(0);
         self.changed += changed;
         self.lifted.extend(response.data["lifted"].as_array().cloned().unwrap_or_default());
-        if let Some(done) = response.message.lines().next().and_then(|line| line.strip_suffix(&format!(" {changed} networks"))) {
-            self.done = done.to_owned();
+        let how_many = format!(" {changed} networks");
+        if let Some((done, lasting)) = response.message.lines().next().and_then(|line| line.split_once(&how_many)) {
+            (self.done, self.lasting) = (done.to_owned(), lasting.to_owned());
+        }
+        if let Value::Object(data) = response.data {
+            self.data.extend(data);
         }
         // The first line says how many: that is added up.
         self.lines.extend(response.message.lines().skip(usize::from(changed > 0)).map(str::to_owned));
@@ -72,8 +80,9 @@ impl Sum {
     }
 
     fn into_response(mut self) -> Response {
-        self.lines.insert(0, format!("{} {} networks", self.done, self.changed));
-        let mut data = json!({ "changed": self.changed });
+        self.lines.insert(0, format!("{} {} networks{}", self.done, self.changed, self.lasting));
+        let mut data = Value::Object(self.data);
+        data["changed"] = self.changed.into();
         if !self.lifted.is_empty() {
             data["lifted"] = self.lifted.into();
         }

@@ -87,6 +87,10 @@ pub(super) fn command(core: &mut Core, request: Request, now: Timestamp) -> Resp
         return Response::error(Code::Usage, mistake);
     }
     let shown = shell::shown(&account);
+    if matches!(request, Request::Lock { .. }) && matches!(Kind::of(account.as_bytes()), Kind::Client | Kind::Forward) {
+        let hold = format!("mailwarden hold {}", shell::word(&account));
+        return Response::error(Code::Usage, format!("{shown} has no login to lock; its mail can be held: {hold}"));
+    }
     match request {
         Request::Lock { seconds, full, reason, .. } => {
             let command = Command::Lock { account: account.clone(), duration: seconds.map(Duration::from_secs), full, reason };
@@ -167,9 +171,8 @@ fn stopped(core: &Core, reply: Reply, account: &str, hindrance: Hindrance) -> Re
 /// What such a hold or lock would need.
 fn missing(hindrance: Hindrance, account: &str) -> &'static str {
     match (hindrance, Kind::of(account.as_bytes())) {
-        (Hindrance::Locked, Kind::Account) => "Postfix does not ask the policy socket, and the helper has no hook for it",
         (Hindrance::Locked, Kind::Local(_)) => "Postfix asks nobody about mail that is handed in by a command, so the helper needs a hook",
-        (Hindrance::Locked, _) => "there is no login to lock",
+        (Hindrance::Locked, _) => "Postfix does not ask the policy socket, and the helper has no hook for it",
         (Hindrance::Held, Kind::Account | Kind::Client) => "Postfix does not ask the policy socket, and there is no helper",
         (Hindrance::Held, _) => "there is no helper",
     }

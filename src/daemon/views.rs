@@ -13,10 +13,11 @@ use crate::address;
 use crate::control::{BanPage, BanView, Code, Request, Response};
 use crate::engine::Engine;
 use crate::engine::account::Hindrance;
-use crate::engine::decision::{Ban, Command, Reply, Subject};
+use crate::engine::decision::{Ban, Command, Decision, Reply, Subject};
 use crate::engine::jail::Scope;
 use crate::geo::Look;
 use crate::limits::REASON_BYTES_MAX;
+use crate::shell;
 use crate::source::{Source, SourceStats};
 use crate::time::Timestamp;
 
@@ -25,6 +26,8 @@ const BAN_PREFIX_MIN_IPV4: u8 = 8;
 const BAN_PREFIX_MIN_IPV6: u8 = 19;
 /// Networks that the answer to an `unban` names for each that was asked for.
 const LIFTED_SHOWN: usize = 100;
+/// Decisions that the answer to an `undo` names.
+const LISTED_MAX: usize = 20;
 /// Bans on one page of `list`.
 const PAGE_BANS: usize = 1_000;
 
@@ -173,7 +176,12 @@ pub(super) fn command(core: &mut Core, request: Request, now: Timestamp) -> Resp
                 let ban = || Command::Ban { net, duration, scope, reason: reason.clone(), force };
                 (net, too_wide.unwrap_or_else(|| engine.handle_command(ban(), now)))
             });
-            sum_up(each.collect(), word("banned", "would ban (dry run)"))
+            let until = duration.map_or(Timestamp::NEVER, |duration| now + duration);
+            let lasting = if until == Timestamp::NEVER { "for ever".to_owned() } else { format!("until {until}") };
+            let mut response = sum_up(each.collect(), word("banned", "would ban (dry run)"), &format!(" ({scope}) {lasting}"));
+            response.data["scope"] = json!(scope);
+            response.data["until"] = json!((until != Timestamp::NEVER).then(|| until.rfc3339()));
+            response
         }
         Request::Unban { nets } => unban(core, nets, now),
         Request::UnbanAll => {
@@ -185,8 +193,13 @@ pub(super) fn command(core: &mut Core, request: Request, now: Timestamp) -> Resp
             response
         }
         Request::Undo { since } => {
+            let before = engine.pending().len();
             let reply = engine.handle_command(Command::Undo { since: Timestamp::from_micros(since) }, now);
-            total(reply, word("took back", "would take back (dry run)"), "decisions")
+            let undone: Vec<String> = engine.pending().skip(before).map(in_short).collect();
+            let mut response = total(reply, word("took back", "would take back (dry run)"), "decisions");
+            response.message.push_str(&listed(&undone));
+            response.data["undone"] = json!(undone);
+            response
         }
         _ => Response::error(Code::BadRequest, "no command"),
     }
@@ -207,7 +220,7 @@ fn unban(core: &mut Core, nets: Vec<IpNetwork>, now: Timestamp) -> Response {
         lifted.extend(found.into_iter().map(address::display));
         each.push((net, firewall.still_enforced(net).map_or(reply, Reply::Refused)));
     }
-    let mut response = sum_up(each, done);
+    let mut response = sum_up(each, done, "");
     lines.insert(0, response.message);
     response.message = lines.join("\n");
     response.data["lifted"] = json!(lifted);
@@ -238,7 +251,25 @@ fn prefix(net: IpNetwork) -> u8 {
     if is_mapped { net.prefix().saturating_sub(96) } else { net.prefix() }
 }
 
-fn sum_up(each: Vec<(IpNetwork, Reply)>, done: &str) -> Response {
+/// `unban 192.0.2.1 (auth)`
+fn in_short(decision: &Decision) -> String {
+    match &decision.subject {
+        Subject::Net(net) => format!("{} {} ({})", decision.verb, address::display(*net), decision.scope),
+        Subject::Account(name) => format!("{} {}", decision.verb, shell::shown(name)),
+    }
+}
+
+/// Lines below a sentence.
+fn listed(texts: &[String]) -> String {
+    let mut lines: String = texts.iter().take(LISTED_MAX).map(|text| format!("\n  {text}")).collect();
+    if texts.len() > LISTED_MAX {
+        lines.push_str(&format!("\n  and {} more (--json names them)", texts.len() - LISTED_MAX));
+    }
+    lines
+}
+
+/// `lasting` follows the names.
+fn sum_up(each: Vec<(IpNetwork, Reply)>, done: &str, lasting: &str) -> Response {
     let mut changed = Vec::new();
     let mut lines = Vec::new();
     let mut code = Code::Ok;
@@ -259,8 +290,8 @@ fn sum_up(each: Vec<(IpNetwork, Reply)>, done: &str) -> Response {
     }
     match changed.as_slice() {
         [] => {}
-        nets if nets.len() <= 3 => lines.insert(0, format!("{done} {}", nets.join(", "))),
-        nets => lines.insert(0, format!("{done} {} networks", nets.len())),
+        nets if nets.len() <= 3 => lines.insert(0, format!("{done} {}{lasting}", nets.join(", "))),
+        nets => lines.insert(0, format!("{done} {} networks{lasting}", nets.len())),
     }
     Response { data: json!({ "changed": changed.len() }), ..Response::error(code, lines.join("\n")) }
 }

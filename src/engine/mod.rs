@@ -275,6 +275,11 @@ impl Engine {
         self.decisions.pop_front()
     }
 
+    /// Decisions that wait for [`Engine::poll_decision`].
+    pub fn pending(&self) -> impl ExactSizeIterator<Item = &Decision> {
+        self.decisions.iter()
+    }
+
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let has_rows = !self.known.is_empty() || !self.history.is_empty() || self.groups.iter().any(|group| !group.windows.is_empty());
         let sweep = has_rows.then_some(self.next_sweep);
