@@ -204,8 +204,26 @@ fn limits_and_steps_are_checked() {
 
 #[test]
 fn a_mistaken_value_is_not_also_missing() {
-    let report = load(&[("jail.d/a.toml", "[jail.x]\non = \"auth-failure\"\nmaxretry = \"six\"\n")]).unwrap_err();
+    let sshd = include_str!("../filters/sshd.toml").replace("programs = [\"sshd\"", "programs = \"sshd\" # [");
+    for (file, text, problems) in [
+        ("jail.d/a.toml", "[jail.x]\non = \"auth-failure\"\nmaxretry = \"six\"\n", 1),
+        ("mailwarden.toml", "[[source]]\nkind = \"jurnal\"\n", 1),
+        ("mailwarden.toml", "[[source]]\nkind = \"file\"\npath = \"mail.log\"\n", 1),
+        ("mailwarden.toml", "[[source]]\n[[source]]\nkind = \"file\"\n", 2),
+        ("filters/sshd.toml", &sshd, 1),
+    ] {
+        let report = load(&[(file, text)]).unwrap_err();
+        assert_eq!(report.problems().len(), problems, "{report}");
+    }
+}
+
+#[test]
+fn a_change_of_a_misspelt_jail_names_the_one_that_is_meant() {
+    let files =
+        [("jail.d/a.toml", "[jail.auth]\non = \"auth-failure\"\nmaxretry = 6\n"), ("jail.d/b.toml", "[jail.atuh]\nenabled = false\n")];
+    let report = load(&files).unwrap_err();
     assert_eq!(report.problems().len(), 1, "{report}");
+    assert!(report.to_string().contains("there is no jail \"atuh\" to change") && report.to_string().contains("did you mean \"auth\"?"));
 }
 
 #[test]

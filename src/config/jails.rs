@@ -10,6 +10,7 @@ use super::raw::{Exception, Forgive, Key, Limit, RawJail, RawJailFile, RawOverri
 use super::read::{At, Bantime, FromToml, Many, Named, Node, Reader, Wrong};
 use super::report::{Place, Problem, Report, Severity};
 use super::settings::{unplaced, value_or};
+use super::suggest::nearest;
 use crate::engine::account::Family;
 use crate::engine::jail::{Action, BanSpec, Condition, Distinct, Jail, KeyPart, Measure, Override, Scope, Step, Test, Unless};
 use crate::event::{EventKind, Reason, Service};
@@ -79,7 +80,10 @@ pub fn resolve(texts: &Texts, known: &Known<'_>, report: &mut Report) -> Resolve
     if let Some(beyond) = drafts.get(JAILS_MAX) {
         report.push(Problem::error(beyond.name.place, format!("more than {JAILS_MAX} jails")));
     }
-    let jails = drafts.into_iter().filter_map(|one| Resolver { name: &one.name, known, report }.resolve(one.draft)).collect();
+    let complete = |one: &&Collected| one.draft.raw.on.is_some();
+    let others: Vec<String> = drafts.iter().filter(complete).map(|one| one.name.value.clone()).collect();
+    let resolve = |one: Collected| Resolver { name: &one.name, known, others: &others, report }.resolve(one.draft);
+    let jails = drafts.into_iter().filter_map(resolve).collect();
     Resolved { jails, has_any }
 }
 
@@ -145,6 +149,8 @@ fn change(raw: &RawJail) -> Option<RawJail> {
 struct Resolver<'a> {
     name: &'a At<String>,
     known: &'a Known<'a>,
+    /// Jails that say what they are about: the one that was meant, where a change has a name of its own.
+    others: &'a [String],
     report: &'a mut Report,
 }
 
@@ -226,6 +232,14 @@ impl Resolver<'_> {
 
     fn refuse_gaps(&mut self, raw: &RawJail) {
         let name = &self.name.value;
+        let others: Vec<&str> = self.others.iter().map(String::as_str).collect();
+        if raw.on.is_none()
+            && let Some(meant) = nearest(name, &others)
+        {
+            let wrong = Wrong { label: format!("did you mean {meant:?}?"), ..Wrong::new(format!("there is no jail {name:?} to change")) };
+            self.error(self.name.place, wrong.help("a new jail says `on` which events it is"));
+            return;
+        }
         if raw.on.as_ref().is_none_or(|on| on.value.0.is_empty()) {
             let kinds: Vec<&str> = EventKind::ALL.iter().filter(|kind| is_counted(**kind)).map(|kind| kind.as_str()).collect();
             let wrong =

@@ -112,16 +112,19 @@ impl Reader<'_> {
         T::read(node, self).map(|value| At { value, place })
     }
 
-    /// Fills a field of a raw struct. Two keys for one field contradict each other.
-    pub fn put<T: FromToml>(&mut self, field: &mut Option<At<T>>, key: &Spanned<impl AsRef<str>>, node: &Node<'_>) {
+    /// Fills a field of a raw struct; false: with nothing, since the value is a mistake. Two keys for one field contradict each other.
+    pub fn put<T: FromToml>(&mut self, field: &mut Option<At<T>>, key: &Spanned<impl AsRef<str>>, node: &Node<'_>) -> bool {
         if field.is_some() {
             let place = self.place(key.span());
             let message = format!("`{}` says again what another key of this table says", key.get_ref().as_ref());
             self.report.push(Problem::error(place, message).label("keep one of them"));
         }
-        if let Some(value) = self.read_at(node) {
-            *field = Some(value);
+        let value = self.read_at(node);
+        let is_usable = value.is_some();
+        if is_usable {
+            *field = value;
         }
+        is_usable
     }
 
     pub fn unknown_key(&mut self, key: &Spanned<impl AsRef<str>>, known: &[&str], title: &str) {
@@ -173,7 +176,11 @@ macro_rules! raw {
     ($(#[$meta:meta])* $name:ident in $title:literal { $($(#[$fmeta:meta])* $field:ident: $type:ty = $($key:literal)|+),+ $(,)? }) => {
         $(#[$meta])*
         #[derive(Clone, Debug, Default)]
-        pub struct $name { $($(#[$fmeta])* pub $field: Option<$crate::config::read::At<$type>>),+ }
+        pub struct $name {
+            $($(#[$fmeta])* pub $field: Option<$crate::config::read::At<$type>>,)+
+            /// Fields whose values are mistakes, which are told: that they are missing is none.
+            pub spoiled: Vec<&'static str>,
+        }
         impl $name {
             pub const KEYS: &'static [&'static str] = &[$($($key),+),+];
             /// The places of what `later` says again.
@@ -192,7 +199,11 @@ macro_rules! raw {
                 let mut raw = Self::default();
                 for (key, value) in $crate::config::read::entries(table) {
                     match key.get_ref().as_ref() {
-                        $($($key)|+ => reader.put(&mut raw.$field, key, value),)+
+                        $($($key)|+ => {
+                            if !reader.put(&mut raw.$field, key, value) {
+                                raw.spoiled.push(stringify!($field));
+                            }
+                        })+
                         _ => reader.unknown_key(key, Self::KEYS, $title),
                     }
                 }

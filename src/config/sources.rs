@@ -92,7 +92,9 @@ impl Sources {
 
 fn resolve_one(raw: RawSource, place: Place, socket_path: &Path, report: &mut Report) -> Option<SourceSpec> {
     let Some(At { value: kind, place: kind_place }) = raw.kind else {
-        report.push(Problem::error(place, "a source without `kind`").help("kind = \"journal\", \"socket\" or \"file\""));
+        if !raw.spoiled.contains(&"kind") {
+            report.push(Problem::error(place, "a source without `kind`").help("kind = \"journal\", \"socket\" or \"file\""));
+        }
         return None;
     };
     refuse_foreign_keys(&raw, kind, report);
@@ -112,7 +114,9 @@ fn resolve_one(raw: RawSource, place: Place, socket_path: &Path, report: &mut Re
         },
         (Kind::File, Some(path)) => file(path, start, raw.trusted.map(|trusted| trusted.value)),
         (Kind::File, None) => {
-            report.push(Problem::error(kind_place, "a file source without `path`").help("path = \"/var/log/mail.log\""));
+            if !raw.spoiled.contains(&"path") {
+                report.push(Problem::error(kind_place, "a file source without `path`").help("path = \"/var/log/mail.log\""));
+            }
             return None;
         }
         (Kind::Journal, _) => {

@@ -216,20 +216,22 @@ pub(super) fn read(index: usize, source: &FilterSource, errors: &mut Vec<FilterE
         None => TagForm::Plain,
         Some(text) => report.word(text, "form", TagForm::ALL)?,
     };
+    let first = raw.pattern.first().map_or(usize::MAX, |pattern| pattern.span().start);
+    let is_header_spoiled = report.spoiled.iter().any(|place| *place < first);
     let programs = match (form, raw.filter.programs) {
         (TagForm::Plain, Some(programs)) if !programs.get_ref().is_empty() => programs.into_inner(),
         (TagForm::Plain, _) => {
-            report.add(
-                raw.filter.name.span(),
-                "a filter needs `programs`: the syslog tags that it reads",
-                Some("or `form = \"postfix\"` / `\"dovecot\"`".into()),
-            );
-            return None;
+            if !is_header_spoiled {
+                let help = "or `form = \"postfix\"` / `\"dovecot\"`".to_owned();
+                report.add(raw.filter.name.span(), "a filter needs `programs`: the syslog tags that it reads", Some(help));
+            }
+            // The patterns may have mistakes of their own.
+            vec!["program".to_owned()]
         }
         (_, None) => Vec::new(),
         (_, Some(programs)) => {
             report.add(programs.span(), format!("`programs` has no meaning with form = \"{form}\": patterns name their `daemon`"), None);
-            return None;
+            Vec::new()
         }
     };
     if raw.filter.name.get_ref().is_empty() {
