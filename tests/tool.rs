@@ -4,6 +4,7 @@
 mod support;
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Output, Stdio};
@@ -294,4 +295,18 @@ fn why_the_daemon_hangs_up_is_told() {
     assert!(output.status.code() == Some(1) && stderr(&output).contains("64 connections are open"), "{}", stderr(&output));
     drop(idle);
     wait_for("there is room again", || host.tool(["status"]).status.success());
+}
+
+#[test]
+fn test_filter_reads_packed_logs_and_says_who_takes_a_line() {
+    let host = dry();
+    let log = host.path("mail.log.1.gz");
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(b"Nov 24 02:31:55 mx1 postfix/smtpd[1]: connect from unknown[192.0.2.1]\n").unwrap();
+    fs::write(&log, packed.finish().unwrap()).unwrap();
+    let output = configured(&host, &["test-filter", "sshd", log.to_str().unwrap()]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.code() == Some(1) && text.contains("miss: filter postfix takes it: connect"), "{text}{}", stderr(&output));
+    let output = configured(&host, &["test-filter", "postfix", log.to_str().unwrap()]);
+    assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains("    hit: connect"));
 }

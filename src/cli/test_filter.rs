@@ -1,6 +1,5 @@
 //! `test-filter`: which pattern hits or misses which line, and why.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -8,10 +7,11 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::table::printable;
-use super::{FAILED, NOT_FOUND, out};
+use super::{FAILED, NOT_FOUND, logs, out};
 use crate::config::report::Severity;
 use crate::config::{self, Paths};
 use crate::parse::{Explanation, Field, FilterSet};
+use crate::source::archive;
 
 /// Patterns shown for a line that none fits: those that read furthest.
 const NEAREST: usize = 3;
@@ -31,18 +31,14 @@ pub(super) fn run(config_dir: Option<&Path>, filter: &str, file: Option<&Path>, 
         return out::fail(json, NOT_FOUND, &format!("there is no filter \"{filter}\"; there are: {}", names.join(", ")));
     }
     let Some(path) = file else { return samples(&config, filter, json) };
-    let reader: Box<dyn BufRead> = if path == Path::new("-") {
-        Box::new(io::stdin().lock())
-    } else {
-        match File::open(path) {
-            Ok(file) => Box::new(BufReader::new(file)),
-            Err(error) => return out::fail(json, FAILED, &format!("cannot read {}: {error}", path.display())),
-        }
+    let reader = match archive::open(path) {
+        Ok(reader) => BufReader::new(reader),
+        Err(error) => return out::fail(json, FAILED, &error.to_string()),
     };
     match explain_all(reader, set, filter, json) {
         Ok(0) => ExitCode::from(FAILED),
         Ok(_) => out::finish(Ok(())),
-        Err(Stop::Reading(error)) => out::fail(json, FAILED, &format!("cannot read {}: {error}", path.display())),
+        Err(Stop::Reading(error)) => out::fail(json, FAILED, &logs::unreadable(path, &error)),
         Err(Stop::Writing(error)) => out::finish(Err(error)),
     }
 }
@@ -113,6 +109,7 @@ fn object(number: usize, line: &[u8], explanation: &Explanation, set: &FilterSet
     json!({
         "line": number,
         "hit": hit_by(explanation, set, filter),
+        "filter": explanation.hit.map(|parsed| set.filter_name(parsed.pattern)),
         "pattern": explanation.hit.map(|parsed| set.pattern_name(parsed.pattern)),
         "kind": explanation.hit.map(|parsed| parsed.kind),
         "reason": explanation.hit.map(|parsed| parsed.reason),
@@ -133,7 +130,9 @@ fn write_text(
     writeln!(out, "{number}: {}", printable(&text))?;
     if let Some(parsed) = explanation.hit {
         let ip = parsed.client.map_or_else(|| "no address".to_owned(), |ip| ip.to_string());
-        writeln!(out, "    hit: {} → {}, reason {}, {ip}", set.pattern_name(parsed.pattern), parsed.kind, parsed.reason)?;
+        let (pattern, by) = (set.pattern_name(parsed.pattern), set.filter_name(parsed.pattern));
+        let hit = if by == filter { format!("hit: {pattern}") } else { format!("miss: filter {by} takes it: {pattern}") };
+        writeln!(out, "    {hit} → {}, reason {}, {ip}", parsed.kind, parsed.reason)?;
         for (name, text) in fields(explanation, line) {
             writeln!(out, "      {name} = {}", printable(&text))?;
         }
