@@ -39,6 +39,15 @@ fn print(status: &Value) -> io::Result<()> {
             followed["messages"], followed["messages_evicted"]
         )?;
     }
+    if status["memory"]["tight"] == true {
+        let megabytes = |key: &str| status["memory"][key].as_u64().unwrap_or(0) >> 20;
+        writeln!(
+            out,
+            "memory    {} MB, {} MB ARE FOR THIS DAEMON: counters grow no further, the quietest addresses make room for new ones",
+            megabytes("resident"),
+            megabytes("limit")
+        )?;
+    }
     for source in status["sources"].as_array().into_iter().flatten() {
         writeln!(out, "source    {}", source_line(source))?;
     }

@@ -14,6 +14,7 @@ use super::Options;
 use super::decisions::Effects;
 use super::geo::Geo;
 use super::inbox::{ControlThread, Inbox, Message};
+use super::memory::Memory;
 use super::setup::{self, Loaded, Setup};
 use super::timing::{News, Timing};
 use super::{stops, views};
@@ -127,6 +128,7 @@ pub struct Core {
     /// As the engine knows it.
     is_enforcing: bool,
     snapshot: Snapshot,
+    pub(super) memory: Memory,
     next_tick: Instant,
     watchdog: Option<Duration>,
     /// Last of all: what the others say while they end is still written.
@@ -178,6 +180,7 @@ impl Core {
             own: setup.own,
             is_enforcing: true,
             snapshot: Snapshot { interval, next: now + interval, may_have_orphans: true, running: None, rows: Vec::new() },
+            memory: Memory::new(),
             next_tick: now + TICK,
             watchdog: setup::watchdog(),
             _log_writer: setup.log_writer,
@@ -419,6 +422,7 @@ impl Core {
         self.engine.observe_accounts(!self.effects.has_lock_path());
         self.effects.chase(&self.engine, &self.correlator, now);
         self.geo.tick(now);
+        self.watch_memory();
         self.effects.keep_store(&self.engine, now, self.config.bans.memory);
         if self.watchdog.is_some() {
             // Fed from here, so that a core that hangs is restarted.
@@ -436,6 +440,15 @@ impl Core {
                 (self.clock_ahead - ahead) / 1_000_000
             );
             self.clock_ahead = ahead;
+        }
+    }
+
+    fn watch_memory(&mut self) {
+        let Some(tight) = self.memory.look() else { return };
+        self.engine.set_tight(tight);
+        match tight {
+            true => log::warn!("{}: what jails count in grows no further, the quietest addresses make room for new ones", self.memory),
+            false => log::info!("{}: what jails count in may grow again", self.memory),
         }
     }
 

@@ -15,6 +15,7 @@ mod firewall;
 mod geo;
 mod inbox;
 mod log;
+mod memory;
 mod secret;
 mod setup;
 mod stopping;

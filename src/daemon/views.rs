@@ -64,6 +64,7 @@ pub(super) fn status(core: &mut Core, jail: Option<&str>, now: Timestamp) -> Res
             "saved": health.problem().is_none(),
             "pending": health.state.pending + health.windows.pending, "lost": health.state.lost,
         },
+        "memory": { "resident": core.memory.resident, "limit": core.memory.limit(), "tight": core.memory.is_tight },
         "lines": core.counts,
         "followed": core.correlator.stats(),
         "sources": core.sources.iter().enumerate().map(|(index, source)| source_view(core, index, source)).collect::<Vec<_>>(),

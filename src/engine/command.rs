@@ -153,6 +153,7 @@ impl Engine {
         }
         self.candidates = Candidates::new(&groups);
         self.groups = groups;
+        self.set_tight(self.tight);
         self.allow = Allow::new(&config.allow);
         self.history.reconfigure(&config.sanction);
         self.sanction = config.sanction;

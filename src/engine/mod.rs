@@ -98,6 +98,8 @@ pub struct Engine {
     persist: bool,
     enforced: bool,
     keys_per_table_max: usize,
+    /// Memory is short: what jails count in grows no further.
+    tight: bool,
     groups: Vec<Group>,
     candidates: Candidates,
     allow: Allow,
@@ -192,6 +194,7 @@ impl Engine {
             persist,
             enforced,
             keys_per_table_max,
+            tight: false,
             candidates: Candidates::new(&groups),
             groups,
             allow: Allow::new(&allow),
@@ -248,6 +251,14 @@ impl Engine {
     /// Where addresses are looked up; at first nowhere is known.
     pub fn set_geo(&mut self, geo: Arc<dyn crate::geo::Look>) {
         self.geo = geo;
+    }
+
+    /// While memory is short, the tables of jails grow no further: a new key takes the place of the quietest of a handful. Bans, and
+    /// what is known of accounts, stay.
+    pub fn set_tight(&mut self, tight: bool) {
+        self.tight = tight;
+        self.groups.iter_mut().for_each(|group| group.windows.set_tight(tight));
+        self.widening.windows_mut().set_tight(tight);
     }
 
     /// Since when the firewall holds the bans; `None`: it does not.

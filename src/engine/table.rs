@@ -69,6 +69,8 @@ pub struct Table<V> {
     shards: Vec<Shard<V>>,
     len: usize,
     cap: usize,
+    /// Rows beyond which somebody has to go; below `cap` while memory is short.
+    room: usize,
     secret: u64,
     sweep_shard: usize,
     sweep_bucket: usize,
@@ -82,6 +84,8 @@ pub struct Table<V> {
     pub evictions: u64,
 }
 
+/// A table that may not grow may grow to so many rows.
+const TIGHT_ROWS_MIN: usize = 16_384;
 /// Buckets looked at for each new key: more than one, so that sweeping keeps up with filling.
 const SWEEP_BUCKETS: usize = 4;
 /// So many at once: the processor reads ahead of a longer run.
@@ -99,6 +103,7 @@ impl<V: Value> Table<V> {
             shards: Vec::new(),
             len: 0,
             cap: cap.max(1),
+            room: cap.max(1),
             secret,
             sweep_shard: 0,
             sweep_bucket: 0,
@@ -116,6 +121,11 @@ impl<V: Value> Table<V> {
 
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// While memory is short the table grows no further: for a new row another one goes.
+    pub fn set_tight(&mut self, tight: bool) {
+        self.room = if tight { self.cap.min(self.len.max(TIGHT_ROWS_MIN)) } else { self.cap };
     }
 
     /// Bytes taken from the allocator, without what the values own.
@@ -203,7 +213,7 @@ impl<V: Value> Table<V> {
 
     fn place(&mut self, key: u128, value: V, aging: &Aging) {
         let hash = spread(key, self.secret);
-        if value.is_dead(aging) || self.len >= self.cap && !self.make_room(shard_of(hash), aging, false) {
+        if value.is_dead(aging) || self.len >= self.room && !self.make_room(shard_of(hash), aging, false) {
             return;
         }
         // The next pass finds out when it ends.
@@ -234,7 +244,7 @@ impl<V: Value> Table<V> {
         self.first_end = if self.len == 0 { end } else { self.first_end.min(end) };
         self.pass_first_end = self.pass_first_end.min(end);
         let index = shard_of(hash);
-        if self.len >= self.cap && !self.make_room(index, aging, newcomer_hot) {
+        if self.len >= self.room && !self.make_room(index, aging, newcomer_hot) {
             self.evictions += 1;
             return;
         }

@@ -260,6 +260,10 @@ impl Windows {
         self.len() == 0
     }
 
+    pub fn set_tight(&mut self, tight: bool) {
+        each!(self, table => table.set_tight(tight));
+    }
+
     pub fn evictions(&self) -> u64 {
         each!(self, table => table.evictions)
     }

@@ -52,3 +52,32 @@ fn customers_are_not_banned_while_nobody_gets_in() {
     }
     assert_eq!(told.len(), 1, "who fails alone is banned: {told:?}");
 }
+
+#[test]
+fn short_memory_lets_quiet_addresses_go_and_bans_the_hot_ones_all_the_same() {
+    let day = Duration::from_secs(86_400);
+    let mut world = World::new(vec![Jail { findtime: day, ..jail("auth") }]);
+    let address = |n: u32| format!("2001:db8:{:x}:{:x}::1", n >> 16, n & 0xffff);
+    let keys = |world: &World| world.engine.status().jails[0].keys;
+    let flood = |world: &mut World, from: u32, count: u32| {
+        for n in from..from + count {
+            world
+                .engine
+                .handle_event(&Event { ip: address(n).parse().ok(), ..Event::new(EventKind::AuthFailure, world.now()) }, world.now());
+        }
+    };
+    assert_eq!(world.fails(5, "192.0.2.7", "anna"), []);
+    flood(&mut world, 0, 20_000);
+    world.engine.set_tight(true);
+    flood(&mut world, 20_000, 60_000);
+    assert_eq!(keys(&world), 20_001);
+    // A reload changes nothing of it.
+    let config = EngineConfig { jails: vec![Jail { findtime: day, ..jail("auth") }], persist: true, ..EngineConfig::default() };
+    world.engine.reconfigure(config, world.now());
+    flood(&mut world, 80_000, 1_000);
+    assert_eq!(keys(&world), 20_001);
+    assert_eq!(world.fail("192.0.2.7", "anna").len(), 1, "who is near the limit was not forgotten");
+    world.engine.set_tight(false);
+    flood(&mut world, 90_000, 1_000);
+    assert_eq!(keys(&world), 21_000);
+}
