@@ -38,12 +38,15 @@ fn append(path: &Path, line: &str) {
 fn six_failures_ban_and_unban_lifts() {
     let mut host = dry();
     host.start();
+    assert!(host.ok(["status"]).contains("socket: 0 lines, NOTHING YET"));
     for _ in 0..5 {
         host.send(sasl_failure("203.0.113.9", "anna@example.org"));
     }
     assert!(!host.is_banned("203.0.113.9/32"));
     host.send(sasl_failure("203.0.113.9", "anna@example.org"));
     host.wait_banned("203.0.113.9/32");
+    let status = host.ok(["status"]);
+    assert!(status.contains("socket: 6 lines, the last ") && status.contains(" s ago"), "{status}");
     assert!(host.ok(["why", "203.0.113.9"]).contains("6"), "why tells the count");
     host.ok(["unban", "203.0.113.9"]);
     assert!(host.bans().is_empty());

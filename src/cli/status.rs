@@ -151,6 +151,10 @@ fn undelivered(way: &str, courier: &Value) -> Option<String> {
 
 fn source_line(source: &Value) -> String {
     let mut line = format!("{}: {} lines", text(&source["name"]), source["lines"]);
+    match source["silent_seconds"].as_u64() {
+        Some(seconds) => line.push_str(&format!(", the last {} ago", table::span(seconds))),
+        None => line.push_str(", NOTHING YET"),
+    }
     for (key, what) in [("truncated", "cut"), ("errors", "errors"), ("gaps", "gaps"), ("blind_lines", "dropped by the logger before us")] {
         if source[key].as_u64().is_some_and(|count| count > 0) {
             line.push_str(&format!(", {} {what}", source[key]));

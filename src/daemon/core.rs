@@ -245,6 +245,9 @@ impl Core {
             timings.resize_with(source + 1, || Timing::new(now));
         }
         let Some(timing) = timings.get_mut(source) else { return };
+        if !batch.is_empty() {
+            timing.heard = Some(now);
+        }
         // What a socket hands us is stamped by our clock, what others wrote by theirs.
         let (by_wall, by_ours) = (moved(-*clock_ahead), moved(*clock_ahead));
         let wall = by_wall(now);

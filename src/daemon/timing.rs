@@ -31,6 +31,8 @@ pub(super) struct Timing {
     last: Timestamp,
     /// What was said about it last.
     told: Option<Off>,
+    /// When anything came from it last, of whatever program.
+    pub heard: Option<Timestamp>,
 }
 
 /// So far the lines of a source are off.
@@ -45,7 +47,7 @@ pub(super) enum News {
 
 impl Timing {
     pub fn new(now: Timestamp) -> Timing {
-        Timing { latest: now, is_live: false, off: 0, lines: 0, since: now, last: now, told: None }
+        Timing { latest: now, is_live: false, off: 0, lines: 0, since: now, last: now, told: None, heard: None }
     }
 
     /// Takes a line in that came at `now`; its own time is put right where it may mean two.

@@ -67,7 +67,7 @@ pub(super) fn status(core: &mut Core, jail: Option<&str>, now: Timestamp) -> Res
         "memory": { "resident": core.memory.resident, "limit": core.memory.limit(), "tight": core.memory.is_tight },
         "lines": core.counts,
         "followed": core.correlator.stats(),
-        "sources": core.sources.iter().enumerate().map(|(index, source)| source_view(core, index, source)).collect::<Vec<_>>(),
+        "sources": core.sources.iter().enumerate().map(|(index, source)| source_view(core, index, source, now)).collect::<Vec<_>>(),
         "messages": core.correlator.stats().messages,
         "worst_turn_micros": u64::try_from(core.worst_turn.as_micros()).unwrap_or(u64::MAX),
         "has_lock_path": core.effects.has_lock_path(),
@@ -83,6 +83,8 @@ pub(super) fn status(core: &mut Core, jail: Option<&str>, now: Timestamp) -> Res
 struct SourceView {
     name: String,
     lines: u64,
+    /// Since the last line; none: there was none yet.
+    silent_seconds: Option<u64>,
     truncated: u64,
     errors: u64,
     gaps: u64,
@@ -91,11 +93,13 @@ struct SourceView {
     problem: Option<String>,
 }
 
-fn source_view(core: &Core, index: usize, source: &Source) -> SourceView {
+fn source_view(core: &Core, index: usize, source: &Source, now: Timestamp) -> SourceView {
     let SourceStats { name, lines, truncated, errors, blind_lines, gaps, problem, .. } = source.stats();
-    let off = core.timings.get(index).and_then(Timing::off);
+    let timing = core.timings.get(index);
+    let silent_seconds = timing.and_then(|timing| timing.heard).map(|heard| now.since(heard).as_secs());
+    let off = timing.and_then(Timing::off);
     let problem = problem.or_else(|| off.map(|off| off.to_string()));
-    SourceView { name, lines, truncated, errors, gaps, blind_lines, problem }
+    SourceView { name, lines, silent_seconds, truncated, errors, gaps, blind_lines, problem }
 }
 
 /// One page, by the time of the end.
