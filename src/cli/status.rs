@@ -77,7 +77,7 @@ fn print(status: &Value) -> io::Result<()> {
     let in_force = if status["firewall"]["dry_run"] == true { "would be in force (dry run)" } else { "in force" };
     writeln!(out, "bans      {} {in_force}\n", status["engine"]["bans"])?;
     drop(out);
-    jails(&status["engine"]["jails"]).print()
+    jails(status["engine"]["jails"].as_array().map_or(&[], Vec::as_slice))
 }
 
 /// `1204 known since …, 2 held or locked`, and whether anything will be done.
@@ -166,13 +166,22 @@ fn source_line(source: &Value) -> String {
     line
 }
 
-fn jails(jails: &Value) -> Table {
+/// Those that have counted anything, or the one that was asked for.
+fn jails(jails: &[Value]) -> io::Result<()> {
     let mut table = Table::new(&["jail", "mode", "events", "subjects", "tripped", "bans now", "bans in all"]);
-    for jail in jails.as_array().into_iter().flatten() {
+    let is_busy = |jail: &&Value| jails.len() == 1 || jail["events"] != 0 || jail["bans_now"] != 0;
+    let busy: Vec<&Value> = jails.iter().filter(is_busy).collect();
+    for jail in &busy {
         let cells = ["jail", "mode", "events", "keys", "tripped", "bans_now", "bans_total"];
         table.row(cells.iter().map(|cell| text(&jail[*cell])).collect());
     }
-    table
+    if !busy.is_empty() {
+        table.print()?;
+    }
+    match jails.len() - busy.len() {
+        0 => Ok(()),
+        quiet => writeln!(io::stdout(), "\n{quiet} jails have counted nothing yet (--json names them)"),
+    }
 }
 
 fn text(value: &Value) -> String {
