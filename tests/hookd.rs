@@ -32,7 +32,7 @@ macro_rules! needs_root {
 
 struct Helper {
     dir: TempDir,
-    child: Child,
+    child: Running,
 }
 
 impl Helper {
@@ -42,7 +42,7 @@ impl Helper {
         // For others to reach the socket at all.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         write(&dir.path().join("hooks.toml"), &hooks.replace("DIR", dir.path().to_str().unwrap()), 0o644);
-        let child = spawn(dir.path());
+        let child = listen(dir.path(), &dir.path().join("socket"));
         let helper = Helper { dir, child };
         helper.wait_for_socket();
         helper
@@ -50,10 +50,10 @@ impl Helper {
 
     /// SIGKILL, and a new one in its place.
     fn restart_after_kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.child.0.kill().unwrap();
+        self.child.0.wait().unwrap();
         fs::remove_file(self.path("socket")).unwrap();
-        self.child = spawn(self.dir.path());
+        self.child = listen(self.dir.path(), &self.path("socket"));
         self.wait_for_socket();
     }
 
@@ -77,10 +77,13 @@ impl Helper {
     }
 }
 
-impl Drop for Helper {
+/// A helper that does not outlive its test.
+struct Running(Child);
+
+impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -90,8 +93,9 @@ fn hookd(dir: &Path) -> Command {
     command
 }
 
-fn spawn(dir: &Path) -> Child {
-    hookd(dir).arg("--listen").arg(dir.join("socket")).stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+fn listen(dir: &Path, socket: &Path) -> Running {
+    let mut command = hookd(dir);
+    Running(command.arg("--listen").arg(socket).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
 }
 
 fn write(path: &Path, text: &str, mode: u32) {
@@ -246,9 +250,8 @@ fn what_was_taken_back_while_the_helper_was_away_is_not_done() {
     }
     fs::remove_file(&socket).unwrap();
     host.ok(["unlock", "anna@example.org"]);
-    let mut helper = hookd(dir.path()).arg("--listen").arg(&socket).stderr(Stdio::null()).spawn().unwrap();
+    let _helper = listen(dir.path(), &socket);
     support::wait_for("all errands to be over", || host.status()["stopping"]["errands_waiting"] == 0);
-    let _ = (helper.kill(), helper.wait());
     assert_eq!(fs::read_to_string(told).unwrap_or_default(), "unlock\n");
 }
 
@@ -259,7 +262,7 @@ fn a_hook_that_comes_after_a_lock_is_for_it_too() {
     write(&dir.path().join("tell"), TELL, 0o755);
     write(&dir.path().join("hooks.toml"), "[hook.release]\nrun = [[\"/bin/true\"]]\n", 0o644);
     let mut host = support::Host::new("").under(&["unshare", "-n"]);
-    let mut helper = hookd(dir.path()).arg("--listen").arg(host.path("hookd.sock")).stderr(Stdio::null()).spawn().unwrap();
+    let _helper = listen(dir.path(), &host.path("hookd.sock"));
     host.start();
     let knows_hooks = || host.status()["stopping"]["helper"].as_str().is_some_and(|told| told.contains("release"));
     support::wait_for("the helper has told its hooks", knows_hooks);
@@ -268,7 +271,8 @@ fn a_hook_that_comes_after_a_lock_is_for_it_too() {
     host.ok(["reload"]);
     let told = || fs::read_to_string(dir.path().join("told")).unwrap_or_default();
     support::wait_for("the hook has run", || told().lines().count() == 2);
-    let _ = (helper.kill(), helper.wait());
+    let said = host.ok(["lock", "bob@example.org"]);
+    assert!(said.starts_with("locked bob@example.org (sending) until `mailwarden unlock bob@example.org`"), "{said}");
     assert!(told().starts_with("one|anna@example.org|account|"), "{}", told());
 }
 

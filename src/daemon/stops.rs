@@ -9,6 +9,7 @@ use super::core::Core;
 use crate::control::{Code, Request, Response, StopView};
 use crate::engine::account::{Hindrance, Kind, Stopped};
 use crate::engine::decision::{Command, Reply, Subject};
+use crate::engine::jail::Scope;
 use crate::limits::{ACCOUNT_BYTES_MAX, REASON_BYTES_MAX};
 use crate::shell;
 use crate::time::Timestamp;
@@ -159,13 +160,27 @@ fn stopped(core: &Core, reply: Reply, account: &str, hindrance: Hindrance) -> Re
     };
     let mut text = match (core.effects.stopping.carries_out(hindrance, account), changed) {
         (true, 0) => format!("{shown} is {done} already, and for as long"),
-        (true, _) => format!("{done} {shown}"),
+        (true, _) => format!("{done} {shown}{}", lasting(core, account)),
         (false, _) => format!("{shown} {would}, but there is no way to carry that out: {} (docs/accounts.md)", missing(hindrance, account)),
     };
     if changed > 0 && !core.engine.knows(account) {
         text.push_str("; nothing has ever been seen of it here, so check the name");
     }
     Response { data: json!({ "changed": changed, "account": account }), ..Response::ok(text) }
+}
+
+/// ` (sending) until 2026-11-24 04:05:06`, or until somebody ends it.
+fn lasting(core: &Core, account: &str) -> String {
+    let Some(Stopped { hindrance, stop, .. }) = core.engine.stopped().find(|stopped| stopped.name == account) else { return String::new() };
+    let (what, end) = match (hindrance, core.effects.stopping.scope_of_lock(stop.scope)) {
+        (Hindrance::Held, _) => ("", "release"),
+        (Hindrance::Locked, Scope::Auth) => (" (all logins)", "unlock"),
+        (Hindrance::Locked, _) => (" (sending)", "unlock"),
+    };
+    match stop.until {
+        Timestamp::NEVER => format!("{what} until `mailwarden {end} {}`", shell::word(account)),
+        until => format!("{what} until {until}"),
+    }
 }
 
 /// What such a hold or lock would need.
