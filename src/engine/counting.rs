@@ -263,7 +263,8 @@ impl Engine {
         let (now, tag) = (self.now, facets.pair_tag());
         let account = facets.account();
         let pair = facets.pair();
-        for group in self.groups.iter_mut().filter(|group| group.forgive) {
+        for index in self.candidates.forgiving() {
+            let Some(group) = self.groups.get_mut(usize::from(*index)) else { continue };
             let value = group.forgiven_value(facets);
             let terms = group.terms(now);
             let pair = pair.filter(|_| group.by_address);

@@ -199,7 +199,11 @@ struct Candidate {
 
 /// For each kind of event the groups that count some of them, side by side.
 #[derive(Debug)]
-pub(super) struct Candidates(Vec<Vec<Candidate>>);
+pub(super) struct Candidates {
+    by_kind: Vec<Vec<Candidate>>,
+    /// The groups that a success forgives.
+    forgiving: Vec<u16>,
+}
 
 impl Candidates {
     pub fn new(groups: &[Group]) -> Candidates {
@@ -207,7 +211,12 @@ impl Candidates {
             let of_kind = groups.iter().enumerate().filter(|(_, group)| group.matcher.on.contains(kind));
             of_kind.map(|(index, group)| Candidate::new(index, &group.matcher, *kind)).collect()
         };
-        Candidates(EventKind::ALL.iter().map(counting).collect())
+        let forgiving = groups.iter().enumerate().filter(|(_, group)| group.forgive).map(|(index, _)| index as u16);
+        Candidates { by_kind: EventKind::ALL.iter().map(counting).collect(), forgiving: forgiving.collect() }
+    }
+
+    pub fn forgiving(&self) -> &[u16] {
+        &self.forgiving
     }
 
     /// The groups that count such an event at all, whoever it is about. Whoever asks has the groups.
@@ -227,7 +236,7 @@ impl Candidates {
     }
 
     fn of(&self, kind: EventKind) -> &[Candidate] {
-        self.0.get(kind as usize).map(Vec::as_slice).unwrap_or_default()
+        self.by_kind.get(kind as usize).map(Vec::as_slice).unwrap_or_default()
     }
 }
 
