@@ -396,6 +396,9 @@ fn forged_lines_ban_nobody() {
     }
     wait_for("the forged lines are counted", || host.status()["lines"]["unvouched"].as_u64() == Some(20));
     assert!(host.bans().is_empty());
+    let why = host.tool(["why", "203.0.113.9"]);
+    assert_eq!(why.status.code(), Some(4));
+    assert!(String::from_utf8_lossy(&why.stderr).contains("20 lines whose writer nobody vouches for"));
     for _ in 0..6 {
         host.send(sasl_failure("203.0.113.9", "anna@example.org"));
     }

@@ -131,7 +131,11 @@ pub(super) fn why(core: &Core, subject: &str, account: String) -> Response {
     let (shown, subject) = (subject, parse_subject(subject, account));
     let why = core.engine.why(&subject);
     if why.is_empty() {
-        return Response::error(Code::NotFound, format!("nothing is known about {}", crate::shell::shown(shown)));
+        let unvouched = match core.counts.unvouched {
+            0 => String::new(),
+            lines => format!("; {lines} lines whose writer nobody vouches for were not counted: `mailwarden status` shows the last"),
+        };
+        return Response::error(Code::NotFound, format!("nothing is known about {}{unvouched}", shell::shown(shown)));
     }
     let mut response = Response::data(&why);
     if let Subject::Account(name) = &subject {
