@@ -232,9 +232,9 @@ impl Resolver<'_> {
 
     fn refuse_gaps(&mut self, raw: &RawJail) {
         let name = &self.name.value;
-        let others: Vec<&str> = self.others.iter().map(String::as_str).collect();
+        let others = || self.others.iter().map(String::as_str).collect::<Vec<_>>();
         if raw.on.is_none()
-            && let Some(meant) = nearest(name, &others)
+            && let Some(meant) = nearest(name, &others())
         {
             let wrong = Wrong { label: format!("did you mean {meant:?}?"), ..Wrong::new(format!("there is no jail {name:?} to change")) };
             self.error(self.name.place, wrong.help("a new jail says `on` which events it is"));

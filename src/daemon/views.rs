@@ -27,7 +27,7 @@ const BAN_PREFIX_MIN_IPV6: u8 = 19;
 /// Networks that the answer to an `unban` names for each that was asked for.
 const LIFTED_SHOWN: usize = 100;
 /// Decisions that the answer to an `undo` names.
-const LISTED_MAX: usize = 20;
+const UNDONE_SHOWN: usize = 20;
 /// Bans on one page of `list`.
 const PAGE_BANS: usize = 1_000;
 
@@ -206,7 +206,7 @@ pub(super) fn command(core: &mut Core, request: Request, now: Timestamp) -> Resp
             let reply = engine.handle_command(Command::Undo { since: Timestamp::from_micros(since) }, now);
             let undone: Vec<String> = engine.pending().skip(before).map(in_short).collect();
             let mut response = total(reply, word("took back", "would take back (dry run)"), "decisions");
-            response.message.push_str(&listed(&undone));
+            shortened(&undone, UNDONE_SHOWN).iter().for_each(|text| response.message.push_str(&format!("\n  {text}")));
             response.data["undone"] = json!(undone);
             response
         }
@@ -237,11 +237,17 @@ fn unban(core: &mut Core, nets: Vec<IpNetwork>, now: Timestamp) -> Response {
 }
 
 fn names(nets: &[IpNetwork]) -> String {
-    let mut names: Vec<String> = nets.iter().take(LIFTED_SHOWN).map(|net| address::display(*net)).collect();
-    if let Some(more) = nets.len().checked_sub(LIFTED_SHOWN).filter(|more| *more > 0) {
-        names.push(format!("and {more} more (--json names them)"));
+    let names: Vec<String> = nets.iter().map(|net| address::display(*net)).collect();
+    shortened(&names, LIFTED_SHOWN).join(", ")
+}
+
+/// The first of them, and how many more there are.
+fn shortened(texts: &[String], max: usize) -> Vec<String> {
+    let mut shown: Vec<String> = texts.iter().take(max).cloned().collect();
+    if texts.len() > max {
+        shown.push(format!("and {} more (--json names them)", texts.len() - max));
     }
-    names.join(", ")
+    shown
 }
 
 pub(super) fn reason_too_long() -> Response {
@@ -266,15 +272,6 @@ fn in_short(decision: &Decision) -> String {
         Subject::Net(net) => format!("{} {} ({})", decision.verb, address::display(*net), decision.scope),
         Subject::Account(name) => format!("{} {}", decision.verb, shell::shown(name)),
     }
-}
-
-/// Lines below a sentence.
-fn listed(texts: &[String]) -> String {
-    let mut lines: String = texts.iter().take(LISTED_MAX).map(|text| format!("\n  {text}")).collect();
-    if texts.len() > LISTED_MAX {
-        lines.push_str(&format!("\n  and {} more (--json names them)", texts.len() - LISTED_MAX));
-    }
-    lines
 }
 
 /// `lasting` follows the names.

@@ -66,16 +66,12 @@ impl Entry {
         BanKey { subnet: Subnet { bits, prefix: self.prefix }, scope: self.scope }
     }
 
-    fn is_of(&self, subnet: Subnet) -> bool {
-        self.key().subnet == subnet
-    }
-
     const fn form(&self) -> Form {
         Form { is_ipv4: self.key().subnet.is_ipv4(), scope: self.scope, prefix: self.prefix }
     }
 
     const fn end(&self) -> End {
-        End { until: self.until, hash: hash_of(self.key().subnet) }
+        End { until: self.until, hash: hash_of(self.key()) }
     }
 
     /// In force at `at`.
@@ -88,8 +84,8 @@ impl Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Form {
     is_ipv4: bool,
-    prefix: u8,
     scope: Scope,
+    prefix: u8,
 }
 
 /// What came of [`Ledger::add`].
@@ -158,7 +154,7 @@ impl Ledger {
     }
 
     pub fn get(&self, key: BanKey) -> Option<&Entry> {
-        self.find(hash_of(key.subnet), |entry| entry.key() == key)
+        self.find(hash_of(key), |entry| entry.key() == key)
     }
 
     fn find(&self, hash: u64, is_wanted: impl Fn(&Entry) -> bool) -> Option<&Entry> {
@@ -171,7 +167,7 @@ impl Ledger {
     }
 
     fn get_mut(&mut self, key: BanKey) -> Option<&mut Entry> {
-        let hash = hash_of(key.subnet);
+        let hash = hash_of(key);
         let entries = &mut self.entries;
         let number = *self.shards.get(shard_of(hash))?.find(hash, |number| entries.get(*number).is_some_and(|entry| entry.key() == key))?;
         entries.get_mut(number)
@@ -183,19 +179,8 @@ impl Ledger {
             return None;
         }
         let is_ipv4 = Subnet { bits, prefix: 128 }.is_ipv4();
-        let mut tried = None;
-        for form in self.forms().filter(|form| form.is_ipv4 == is_ipv4 && form.scope.covers(service)) {
-            // The bans of one network are found together, whatever their scope.
-            if tried.replace(form.prefix) == Some(form.prefix) {
-                continue;
-            }
-            let subnet = form.key_around(bits).subnet;
-            let covers = |entry: &Entry| entry.is_of(subnet) && entry.scope.covers(service) && entry.covers(at);
-            if let Some(entry) = self.find(hash_of(subnet), covers) {
-                return Some(entry);
-            }
-        }
-        None
+        let candidates = self.forms().filter(|form| form.is_ipv4 == is_ipv4 && form.scope.covers(service));
+        candidates.filter_map(|form| self.get(form.key_around(bits))).find(|entry| entry.covers(at))
     }
 
     /// All bans, of any scope, that hold the whole of `subnet`.
@@ -330,11 +315,11 @@ impl Ledger {
     }
 
     fn insert(&mut self, entry: Entry) {
-        let hash = hash_of(entry.key().subnet);
+        let hash = hash_of(entry.key());
         let Some(shard) = self.shards.get_mut(shard_of(hash)) else { return };
         let number = self.entries.add(entry);
         let entries = &self.entries;
-        shard.insert_unique(hash, number, |number| entries.get(*number).map_or(0, |entry| hash_of(entry.key().subnet)));
+        shard.insert_unique(hash, number, |number| entries.get(*number).map_or(0, |entry| hash_of(entry.key())));
         self.len += 1;
         match self.in_use.binary_search_by_key(&entry.form(), |(form, _)| *form) {
             Ok(place) => self.in_use[place].1 += 1,
@@ -351,7 +336,7 @@ impl Ledger {
     }
 
     fn remove(&mut self, key: BanKey) -> Option<Entry> {
-        let hash = hash_of(key.subnet);
+        let hash = hash_of(key);
         let entries = &mut self.entries;
         let wanted = |number: &u32| entries.get(*number).is_some_and(|entry| entry.key() == key);
         let (number, _) = self.shards.get_mut(shard_of(hash))?.find_entry(hash, wanted).ok()?.remove();
@@ -391,8 +376,8 @@ impl Form {
 }
 
 /// Bans are made by us, not chosen by attackers one by one; the hash needs no secret.
-const fn hash_of(subnet: Subnet) -> u64 {
-    spread(subnet.bits, subnet.prefix as u64)
+const fn hash_of(key: BanKey) -> u64 {
+    spread(key.subnet.bits, (key.subnet.prefix as u64) << 8 | key.scope as u64)
 }
 
 /// Entries in blocks: an entry in the hash table itself would cost the room that a hash table leaves free.

@@ -207,6 +207,7 @@ mod tests {
     use super::*;
     use crate::config::AccountRules;
     use crate::parse::{FilterSource, ParserOptions};
+    use crate::pipeline::{Options, run};
     use std::ops::ControlFlow;
     use std::sync::Arc;
 
@@ -249,16 +250,15 @@ mod tests {
     fn whoever_is_told_later_is_told_the_same() {
         let (filters, log) = (filters(), log());
         let joiner = || Joiner::new(&filters, Correlator::new(AccountRules::default(), Vec::new()));
-        let options =
-            super::super::Options { threads: 1, prompt: false, parser: ParserOptions::new(Timestamp::from_seconds(1_796_000_000)) };
+        let options = Options { threads: 1, prompt: false, parser: ParserOptions::new(Timestamp::from_seconds(1_796_000_000)) };
         let (mut at_once, mut later) = (Record::default(), Record::default());
         let (mut one, mut other, mut joined, mut chunks) = (joiner(), joiner(), Joined::default(), 0);
-        super::super::run(&log[..], &filters, &options, |chunk| {
+        run(&log[..], &filters, &options, |chunk| {
             one.join(chunk, &mut at_once);
             ControlFlow::Continue(())
         })
         .unwrap();
-        super::super::run(&log[..], &filters, &options, |chunk| {
+        run(&log[..], &filters, &options, |chunk| {
             chunks += 1;
             joined.fill(&mut other, chunk);
             joined.tell(&filters, &mut later);
